@@ -1,0 +1,1 @@
+"""Miaocang (秒仓): the stock engine behind livestream flash sales."""

@@ -1,0 +1,49 @@
+-- name: known_partitions
+-- Every partition that the ledger has heard of.
+SELECT partition_id, sale_id, persisted_sequence, epoch, retired_at FROM partitions
+WHERE partition_number = 0 ORDER BY sale_id;
+
+-- name: known_partition
+-- One sale's partition.
+SELECT partition_id, sale_id, persisted_sequence, epoch, retired_at FROM partitions
+WHERE sale_id = $1 AND partition_number = 0;
+
+-- name: sale
+-- A sale as of the last entry that is in the ledger.
+SELECT sale_id, definition::text AS definition, status, version, created_at, changed_at, opened_at, closed_at,
+       deleted_at, changed_sequence
+FROM sales WHERE sale_id = $1;
+
+-- name: sales_after
+-- Sales in the order of their ids, without those that were deleted as drafts.
+SELECT sale_id, definition::text AS definition, status, version, created_at, changed_at, opened_at, closed_at,
+       deleted_at, changed_sequence
+FROM sales WHERE sale_id > $1 AND status <> 'deleted' ORDER BY sale_id LIMIT $2;
+
+-- name: levels
+-- A sale's units by SKU.
+SELECT sku, allocated, withheld, available, held, settled, pools::text AS pools
+FROM stock WHERE partition_id = $1 ORDER BY sku;
+
+-- name: journal_after
+-- Journal entries behind a sequence number, in order.
+SELECT sequence, epoch, at, kind, order_digest, entry FROM journal
+WHERE partition_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3;
+
+-- name: orders_after
+-- Orders with the whole record as of their last change (in the journal's bytes), in the order of their holds.
+SELECT orders.sequence, orders.digest, orders.status, orders.version, orders.changed_sequence, journal.kind, journal.entry
+FROM orders JOIN journal ON journal.partition_id = orders.partition_id AND journal.sequence = orders.changed_sequence
+WHERE orders.partition_id = $1 AND orders.sequence > $2 ORDER BY orders.sequence LIMIT $3;
+
+-- name: record_epoch
+-- Note the epoch under which a partition is about to be opened; makes the partition's row if the ledger has none.
+INSERT INTO partitions (sale_id, epoch) VALUES ($1, $2)
+ON CONFLICT (sale_id, partition_number) DO UPDATE SET epoch = greatest(partitions.epoch, excluded.epoch)
+RETURNING epoch;
+
+-- name: retire
+-- Mark a partition as purged from Redis: its sale id is not used again. Once, and only where the ledger holds it all.
+UPDATE partitions SET retired_at = coalesce(retired_at, now())
+WHERE sale_id = $1 AND partition_number = 0 AND persisted_sequence = $2
+RETURNING retired_at;

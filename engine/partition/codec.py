@@ -1,0 +1,136 @@
+"""How commands and answers travel: MessagePack both ways, the layouts shared with `scripts/lua/partition.lua`."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from engine.domain.commands import Command
+from engine.domain.errors import PartitionUnavailable
+from engine.domain.orders import OrderRecord
+from engine.domain.outcomes import Outcome
+from engine.domain.sales import StockLevels
+
+CALL_FORMAT = 1
+
+
+class Header(Struct, array_like=True, frozen=True):
+    """What goes before the commands of a batch."""
+
+    format: int
+    epoch: int
+    """The epoch the batch was made for; 0 where it is not known yet, which is answered with the one in force."""
+    not_after_ms: int
+    """By Redis' clock; later than this nothing of the batch may happen."""
+    backlog_max_entries: int
+    """Entries the ledger may be behind before new holds are refused."""
+    retention_ms: int
+    """How long after its close a sale's orders can be read here."""
+    run: str
+    """The run of Redis that the guard vouched for: only on it may a new partition be made."""
+
+
+class Reply(NamedTuple):
+    """One command's outcome and what comes with it.
+
+    | outcome | detail |
+    |---|---|
+    | DONE, REPEATED of hold, cancel, get_order | [order] |
+    | DONE, REPEATED of settle; PAYMENT_TOO_LATE, DUPLICATE_PAYMENT | [order, whether it was recorded before] |
+    | DONE of list_buyer_orders | [[[digest, order], …]] |
+    | DONE of get_availability | [status, at_ms, [[sku, available], …]] |
+    | DONE of get_sale | [state, definition, [[sku, levels], …]] |
+    | DONE, REPEATED of define | [whether it was created] |
+    | DONE, REPEATED of change_stock, of a transition | [] |
+    | DONE of expire | [orders expired, whether more are due] |
+    | SOLD_OUT | [sku, units available to the channel] |
+    | BUYER_LIMIT_REACHED | [scope, limit, units bought] |
+    | PRICE_CHANGED | [amount_minor] |
+    | AMOUNT_MISMATCH | [amount_minor, currency] |
+    | SKU_NOT_FOUND | [sku] |
+    | ORDER_NOT_HELD | [status] |
+    | INVALID, CONFLICT | [field or SKU, reason] |
+    """
+
+    outcome: Outcome
+    detail: list[Any]
+
+    def order(self) -> OrderRecord:
+        """The order in it. Only where the table above says that there is one."""
+        return msgspec.convert(self.detail[0], OrderRecord)
+
+    @property
+    def recorded_before(self) -> bool:
+        """Whether a settlement, or a recorded refusal, repeats an earlier one."""
+        return bool(self.detail[1])
+
+    def buyer_orders(self) -> list[tuple[str, OrderRecord]]:
+        """(digest, order) of list_buyer_orders, newest first."""
+        return msgspec.convert(self.detail[0], list[tuple[str, OrderRecord]])
+
+    def sale(self) -> "SaleSnapshot":
+        """The sale in the answer of get_sale."""
+        return msgspec.convert(self.detail, SaleSnapshot)
+
+
+class SaleState(Struct, array_like=True, frozen=True):
+    """A partition's state as get_sale answers it."""
+
+    status: str
+    version: int
+    """Counts the operators' changes; the sale's ETag."""
+    sequence: int
+    at_ms: int
+    epoch: int
+    persisted: int
+    """The last sequence number that the ledger is known to hold."""
+    hold_ms: int
+    closed_at_ms: int
+    """0 while it is not closed."""
+    ever_held: bool
+
+
+class SaleSnapshot(Struct, array_like=True, frozen=True):
+    """A sale at one sequence number."""
+
+    state: SaleState
+    definition: str
+    levels: list[tuple[str, StockLevels]]
+
+
+class BatchAnswer(Struct, array_like=True):
+    """What the script answers to a batch: the outcome of the batch, then of its commands if it was looked at."""
+
+    outcome: int
+    at_ms: int
+    epoch: int
+    run: str
+    reason: str
+    replies: list[list[Any]]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_answer_decoder = msgspec.msgpack.Decoder(BatchAnswer)
+
+
+def encode_header(header: Header) -> bytes:
+    """The script's first argument."""
+    return _encoder.encode(header)
+
+
+def encode_commands(commands: list[Command]) -> bytes:
+    """The script's second argument."""
+    return _encoder.encode(commands)
+
+
+def decode_answer(encoded: bytes) -> BatchAnswer:
+    """Raises PartitionUnavailable where the bytes are no answer: then the script is not ours."""
+    try:
+        return _answer_decoder.decode(encoded)
+    except msgspec.MsgspecError as error:
+        raise PartitionUnavailable(f"the script's answer cannot be read: {error}") from error
+
+
+def replies_of(answer: BatchAnswer) -> list[Reply]:
+    """The outcomes of a batch's commands, in their order."""
+    return [Reply(Outcome(reply[0]), reply[1:]) for reply in answer.replies]

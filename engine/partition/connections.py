@@ -1,0 +1,124 @@
+"""Connections to Redis, bounded, and told apart: what was never sent, and what was sent and not answered."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from engine.domain.errors import PartitionUnavailable
+from engine.observability import metrics
+
+CONNECT_TIMEOUT_SECONDS = 2.0
+COMMAND_TIMEOUT_SECONDS = 5.0
+"""For commands outside the partition's script; a script call brings its own limit."""
+CONNECTION_WAIT_SECONDS = 2.0
+"""How long a call may wait for a free connection before it is turned away."""
+
+
+class NotSent(Exception):
+    """The command did not leave this process."""
+
+
+class AnswerLost(Exception):
+    """The command was sent, and its answer did not come: it may have been carried out."""
+
+
+class Connections:
+    """At most `connections_max` connections to one Redis. Connects at its first use."""
+
+    def __init__(self, redis_url: str, connections_max: int) -> None:
+        self._pool = BlockingConnectionPool.from_url(
+            redis_url,
+            max_connections=connections_max,
+            timeout=CONNECTION_WAIT_SECONDS,
+            socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            socket_keepalive=True,
+            retry=None,
+            health_check_interval=0,
+        )
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AbstractConnection]:
+        try:
+            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # untyped in redis-py
+        except (RedisError, OSError) as error:
+            metrics.REDIS_ERRORS.labels(kind="connect").inc()
+            raise NotSent(f"Redis cannot be reached: {error}") from error
+        try:
+            yield connection
+        finally:
+            await self._pool.release(connection)
+
+    async def call(self, *words: str | bytes | int, timeout_seconds: float) -> Any:
+        """Send one command and wait for its answer.
+
+        Raises NotSent, AnswerLost, or redis-py's ResponseError where Redis refused the command.
+        """
+        async with self._connection() as connection:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await connection.send_command(*words)
+                    return await connection.read_response(disconnect_on_error=True)
+            except ResponseError:
+                raise
+            except (RedisConnectionError, RedisTimeoutError, RedisError, OSError, TimeoutError) as error:
+                await connection.disconnect(nowait=True)
+                metrics.REDIS_ERRORS.labels(kind="answer_lost").inc()
+                raise AnswerLost(f"Redis did not answer: {error or 'time-out'}") from error
+            except asyncio.CancelledError:
+                await connection.disconnect(nowait=True)
+                raise
+
+    async def execute(self, *words: str | bytes | int) -> Any:
+        """A command that may be repeated without harm. Raises PartitionUnavailable, or ResponseError."""
+        try:
+            return await self.call(*words, timeout_seconds=COMMAND_TIMEOUT_SECONDS)
+        except (NotSent, AnswerLost) as error:
+            raise PartitionUnavailable(str(error)) from error
+
+    async def execute_all(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
+        """Several such commands in one round trip; the answers in their order. Raises as `execute`."""
+        if not commands:
+            return []
+        try:
+            async with self._connection() as connection:
+                try:
+                    async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
+                        await connection.send_packed_command(connection.pack_commands(commands))
+                        answers = [await _answer(connection) for _ in commands]
+                except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError) as error:
+                    await connection.disconnect(nowait=True)
+                    raise AnswerLost(f"Redis did not answer: {error or 'time-out'}") from error
+                except asyncio.CancelledError:
+                    await connection.disconnect(nowait=True)
+                    raise
+        except (NotSent, AnswerLost) as error:
+            raise PartitionUnavailable(str(error)) from error
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                raise answer
+        return answers
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.disconnect()
+
+
+def pairs(answer: Any) -> dict[bytes, bytes]:
+    """A hash as Redis answers it: a flat list of names and values, or a mapping where the protocol has one."""
+    if isinstance(answer, dict):
+        return answer
+    return {answer[i]: answer[i + 1] for i in range(0, len(answer), 2)}
+
+
+async def _answer(connection: AbstractConnection) -> Any:
+    """One answer; an error that Redis sent is a value here, because the answers behind it must be read too."""
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error

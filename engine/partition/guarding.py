@@ -1,0 +1,117 @@
+"""What only the guard does to partitions: freeze them, look at them whole, and open them under the next epoch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from redis.exceptions import NoScriptError
+
+from engine.domain.sales import StockLevels
+from engine.partition import keyspace
+from engine.partition.connections import Connections, pairs
+from engine.partition.scripts import load_script
+
+GRACE_MS = 30_000
+"""What deadlines get that passed while a partition was frozen (contract §6.6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSight:
+    """A partition as it stands in Redis, whether it is open or not, read in one atom."""
+
+    exists: bool
+    status: str
+    epoch: int
+    run: str
+    frozen: str
+    """Why it is frozen; empty where it is not."""
+    sequence: int
+    journal_tail: int
+    """The last sequence number in the journal's stream; 0 where it is empty."""
+    levels: dict[str, StockLevels]
+    orders: int
+    retired: bool
+
+
+class Guarding:
+    """Reads and writes that pass by the checks of run, epoch and freeze. Raises PartitionUnavailable."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._script = load_script("guard")
+
+    async def server_run(self) -> str:
+        """The run of the Redis that answers now."""
+        info: bytes = await self._connections.execute("INFO", "server")
+        for line in info.decode().splitlines():
+            if line.startswith("run_id:"):
+                return line.removeprefix("run_id:")
+        raise LookupError("Redis does not tell its run_id")
+
+    async def server_time_ms(self) -> int:
+        """Redis' clock, milliseconds since 1970."""
+        seconds, microseconds = await self._connections.execute("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def vouched_run(self) -> str:
+        """The run that the guard has vouched for; empty where it has for none."""
+        marker: bytes | None = await self._connections.execute("GET", keyspace.INSTANCE)
+        return marker.decode() if marker else ""
+
+    async def vouch_for(self, run: str) -> None:
+        """Let new partitions be made on this run of Redis."""
+        await self._connections.execute("SET", keyspace.INSTANCE, run)
+
+    async def report(self, checked_at_ms: int, frozen: Mapping[str, str]) -> None:
+        """Put what the guard has found where gateways can tell it."""
+        fields: list[str | int] = ["checked_at_ms", checked_at_ms]
+        for sale_id, reason in frozen.items():
+            fields += [f"frozen:{sale_id}", reason]
+        commands = [("MULTI",), ("DEL", keyspace.GUARD), ("HSET", keyspace.GUARD, *fields), ("EXEC",)]
+        await self._connections.execute_all(commands)
+
+    async def look(self, sale_id: str) -> PartitionSight:
+        """A partition as it stands."""
+        keys = keyspace.partition_keys(sale_id)
+        commands = [
+            ("MULTI",),
+            ("HGETALL", keys.state),
+            ("HGETALL", keys.stock),
+            ("HLEN", keys.orders),
+            ("XREVRANGE", keys.journal, "+", "-", "COUNT", 1),
+            ("EXEC",),
+        ]
+        state_answer, stock, orders, newest = (await self._connections.execute_all(commands))[-1]
+        state = {name.decode(): value for name, value in pairs(state_answer).items()}
+        return PartitionSight(
+            exists=bool(state),
+            status=state.get("status", b"").decode(),
+            epoch=int(state.get("epoch", 0)),
+            run=state.get("run", b"").decode(),
+            frozen=state.get("frozen", b"").decode(),
+            sequence=int(state.get("sequence", 0)),
+            journal_tail=int(newest[0][0].partition(b"-")[0]) if newest else 0,
+            levels={
+                sku.decode(): msgspec.msgpack.decode(packed, type=StockLevels) for sku, packed in pairs(stock).items()
+            },
+            orders=int(orders),
+            retired=state.get("retired", b"0") == b"1",
+        )
+
+    async def freeze(self, sale_id: str, reason: str) -> None:
+        """Freeze a partition, or leave word of a lost one, so that it is not taken for a sale that never was."""
+        await self._evaluate(sale_id, "freeze", reason)
+
+    async def open(self, sale_id: str, sight: PartitionSight, run: str, reason: str) -> bool:
+        """Open a partition under the next epoch, if it is still what was looked at. Whether it was."""
+        answer = await self._evaluate(sale_id, "open", sight.epoch, sight.sequence, run, reason, GRACE_MS)
+        return bool(answer == 1)
+
+    async def _evaluate(self, sale_id: str, *arguments: str | int) -> int:
+        keys = keyspace.partition_keys(sale_id)
+        words = (len(keys), *keys, *arguments)
+        try:
+            answer: int = await self._connections.execute("EVALSHA", self._script.digest, *words)
+        except NoScriptError:
+            answer = await self._connections.execute("EVAL", self._script.text, *words)
+        return answer

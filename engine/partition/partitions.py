@@ -1,0 +1,83 @@
+"""The door to all partitions: what gateway, back office and worker hold in their hands."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from engine.domain.commands import Command
+from engine.domain.errors import PartitionFrozen
+from engine.partition import keyspace
+from engine.partition.batcher import BatchBounds, Batcher
+from engine.partition.call import CallSettings, ScriptCaller
+from engine.partition.codec import Reply
+from engine.partition.connections import Connections, pairs
+from engine.partition.guarding import Guarding
+from engine.partition.journal_reader import JournalReader
+
+
+class Partitions:
+    """Sends commands to sales' partitions, merged into batches.
+
+    One for each process; it connects at its first use. All of its methods may raise PartitionUnavailable (nothing was
+    changed; PartitionFrozen and Overloaded are kinds of it) and, where something was sent, OutcomeUnknown.
+    """
+
+    def __init__(self, redis_url: str, calls: CallSettings, bounds: BatchBounds) -> None:
+        self.connections = Connections(redis_url, bounds.connections_max)
+        self.journals = JournalReader(self.connections)
+        self.guarding = Guarding(self.connections)
+        self._caller = ScriptCaller(self.connections, calls)
+        self._bounds = bounds
+        self._deadline_seconds = calls.request_deadline_seconds
+        self._batchers: dict[str, Batcher] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def submit(self, sale_id: str, *commands: Command) -> list[Reply]:
+        """Apply commands to a sale's partition, in order and in one atom; the replies in the same order.
+
+        They share a script call with whatever else arrives in the same tick of the event loop.
+        """
+        batcher = self._batchers.get(sale_id)
+        if batcher is None:
+            batcher = self._batchers[sale_id] = Batcher(sale_id, self._caller, self._bounds, self._forget)
+        return await batcher.submit(commands, time.monotonic() + self._deadline_seconds)
+
+    def _forget(self, sale_id: str) -> None:
+        """A batcher with nothing to do costs nothing if it is not there."""
+        del self._batchers[sale_id]
+
+    async def register(self, sale_id: str) -> None:
+        """Put a sale's name on the list of partitions, before it is made: a name too many does no harm."""
+        await self.connections.execute("ZADD", keyspace.SALES, 0, sale_id)
+
+    async def sale_ids(self, after: str = "", limit: int = 1_000_000) -> Sequence[str]:
+        """The names of all partitions behind `after`, in their order."""
+        first = f"({after}" if after else "-"
+        found = await self.connections.execute("ZRANGEBYLEX", keyspace.SALES, first, "+", "LIMIT", 0, limit)
+        return [name.decode() for name in found]
+
+    async def ready(self) -> dict[str, str]:
+        """The frozen sales with the reason for each. Raises PartitionUnavailable or PartitionFrozen if none is open."""
+        marker, info, guard = await self.connections.execute_all(
+            [("GET", keyspace.INSTANCE), ("INFO", "server"), ("HGETALL", keyspace.GUARD)]
+        )
+        if marker is None or f"run_id:{marker.decode()}" not in info.decode():
+            raise PartitionFrozen("Redis has started anew and is being reconciled")
+        found = {name.decode(): value.decode() for name, value in pairs(guard).items()}
+        return {name.removeprefix("frozen:"): why for name, why in found.items() if name.startswith("frozen:")}
+
+    async def freeze(self, sale_id: str, reason: str) -> None:
+        """Freeze a partition, until the guard has reconciled it: nothing may be held or changed meanwhile."""
+        await self.guarding.freeze(sale_id, reason)
+
+    async def close(self) -> None:
+        """Close the connections. Requests under way end in OutcomeUnknown."""
+        await self.connections.close()

@@ -1,0 +1,10 @@
+-- expire: give back holds whose deadline has passed, the earliest first; at no time does it end one early.
+--
+-- [expire, at most so many]
+-- DONE {orders expired, whether more may be due}
+commands.expire = {}
+
+function commands.expire.apply(c)
+  local expired, _, more = expire_due(c[2])
+  return { code.DONE, expired, more }
+end

@@ -1,0 +1,79 @@
+-- hold: set units aside for one buyer until a deadline, all lines or none, at most once for each order digest.
+--
+-- [hold, digest, channel, buyer_id, body digest, reference, discount, freight, expected amount (-1: none),
+--  {{line_id, sku, quantity}, …}]
+-- DONE, REPEATED {order} · IDEMPOTENCY_KEY_REUSED · SALE_CLOSED · SALE_NOT_OPEN · LEDGER_BEHIND · SKU_NOT_FOUND {sku}
+-- INVALID {field, reason} · PRICE_CHANGED {amount} · SOLD_OUT {sku, available} · BUYER_LIMIT_REACHED {scope, limit,
+-- bought} · DUE_HOLDS_REMAIN. They are tried in this order, which is the contract's.
+commands.hold = {}
+
+local ORDER_AMOUNT_MAX = 1e13 -- minor units
+
+function commands.hold.needs(c, need)
+  need.order(c[2])
+  need.buyer(buyer.field(c[3], c[4]))
+  for _, line in ipairs(c[10]) do need.sku(line[2]) end
+end
+
+-- The lines with their prices, and their value together; or nil and the SKU that is not in the sale.
+local function price_lines(requested)
+  local lines, value = {}, 0
+  for i, line in ipairs(requested) do
+    local row = stock.row(line[2])
+    if not row then return nil, line[2] end
+    lines[i] = { line[1], line[2], line[3], row[PRICE] }
+    value = value + line[3] * row[PRICE]
+  end
+  return lines, value
+end
+
+local function sale_refusal()
+  if state.status == 'closed' then return { code.SALE_CLOSED } end
+  if state.status ~= 'open' then return { code.SALE_NOT_OPEN } end
+  if state.sequence - state.persisted >= header.backlog_max then return { code.LEDGER_BEHIND } end
+  return nil
+end
+
+function commands.hold.apply(c)
+  local digest, channel, buyer_id, body_digest = c[2], c[3], c[4], c[5]
+  local discount, freight, expected = c[7], c[8], c[9]
+
+  local before = order.get(digest, header.retention_ms)
+  if before then
+    if before[BODY_DIGEST] ~= body_digest then return { code.IDEMPOTENCY_KEY_REUSED } end
+    return { code.REPEATED, before }
+  end
+  local refusal = sale_refusal()
+  if refusal then return refusal end
+
+  local lines, value = price_lines(c[10])
+  if not lines then return { code.SKU_NOT_FOUND, value } end
+  if discount > value then return { code.INVALID, 'discount_minor', 'is more than the lines are worth' } end
+  local amount = value - discount + freight
+  if amount > ORDER_AMOUNT_MAX then return { code.INVALID, 'lines', 'the order would be worth more than 10^13' } end
+  if expected >= 0 and expected ~= amount then return { code.PRICE_CHANGED, amount } end
+
+  local units, short_sku, more_due = find_units_reclaiming(lines, channel)
+  if not units then
+    if more_due then return { code.DUE_HOLDS_REMAIN } end
+    return { code.SOLD_OUT, short_sku, stock.available_to(stock.row(short_sku), channel) }
+  end
+  local field = buyer.field(channel, buyer_id)
+  local broken = buyer.broken_limit(field, lines)
+  if broken then return { code.BUYER_LIMIT_REACHED, broken[1], broken[2], broken[3] } end
+
+  local sequence = journal.next_sequence()
+  local held_until = now + state.hold_ms
+  local record = {
+    ORDER_FORMAT, order_status.HELD, channel, buyer_id, c[6], body_digest, sequence, now, held_until, discount,
+    freight, amount, state.currency, lines, units, 1, sequence, 0, {},
+  }
+  take_units(units, HELD)
+  buyer.add_order(field, digest)
+  buyer.count(record, 1)
+  due.add(digest, held_until)
+  order.put(digest, record)
+  journal.append({ entry.HELD, digest, record })
+  if state.ever_held == 0 then state.set('ever_held', 1) end
+  return { code.DONE, record }
+end

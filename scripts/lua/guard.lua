@@ -1,0 +1,45 @@
+-- guard: freezes a partition, or opens one that has been reconciled under the next epoch. Only the guard calls it.
+--
+-- KEYS     the partition's keys, as includes/keys.lua names them
+-- ARGV     freeze, reason
+--          open, epoch and sequence that were reconciled, run, reason, grace (ms)
+-- Answers  1, or 0 where the partition is no longer what was reconciled
+
+--- @include "includes/redis_calls"
+--- @include "includes/state"
+--- @include "includes/clock"
+--- @include "includes/journal"
+
+-- Deadlines that passed while the partition was frozen get a grace, so that buyers who could not pay meanwhile can.
+local function grace_until(due_key, grace_ms)
+  local passed = redis.call('ZRANGEBYSCORE', due_key, '-inf', integer_text(now), 'LIMIT', 0, 1)
+  if #passed == 0 then return 0 end
+  return now + grace_ms
+end
+
+local function open(epoch, sequence, run, reason, grace_ms)
+  if state.epoch ~= epoch or state.sequence ~= sequence or run ~= server_run() then return 0 end
+  now = math.max(state.clock, server_time())
+  state.set('epoch', epoch + 1)
+  state.set('run', run)
+  state.set('frozen', '')
+  state.set('opened_at', now)
+  state.set('grace_until', grace_until(KEYS[4], grace_ms))
+  journal.append({ entry.PARTITION_OPENED, state.epoch, reason, state.grace_until })
+  local write_journal = journal.pack()
+  local write_state = state.pack()
+  write_journal()
+  write_state()
+  return 1
+end
+
+local function freeze(reason)
+  state.set('frozen', reason)
+  state.pack()()
+  return 1
+end
+
+state.key, journal.key = KEYS[1], KEYS[8]
+state.read()
+if ARGV[1] == 'freeze' then return freeze(ARGV[2]) end
+return open(tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6]))
