@@ -9,7 +9,8 @@ Each order is kept encoded (about 300 bytes), so that memory is bounded by the o
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -38,8 +39,8 @@ from engine.domain.journal import (
 from engine.domain.orders import OrderRecord, OrderStatus, PaymentFate, UnitsTaken
 from engine.domain.sales import SaleDefinition, SaleStatus, SkuDefinition, StockLevels
 
-VIOLATIONS_KEPT_MAX = 100
-"""Violations kept in words; further ones are only counted, so that a broken journal cannot fill the memory."""
+VIOLATIONS_KEPT_MAX = 20
+"""Violations of each rule kept in words; further ones are counted, so that a broken journal cannot fill the memory."""
 
 WITHHELD = "withheld"
 SHARED = "shared"
@@ -84,8 +85,9 @@ _encode_order = msgspec.msgpack.Encoder().encode
 _decode_order = msgspec.msgpack.Decoder(OrderRecord).decode
 _decode_definition = msgspec.json.Decoder(SaleDefinition).decode
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDED = frozenset({OrderStatus.CANCELLED, OrderStatus.EXPIRED})
-_COUNTED_FOR_BUYER = frozenset({OrderStatus.HELD, OrderStatus.SETTLED})
+_NOT_CLOSED = frozenset(SaleStatus) - {SaleStatus.CLOSED}
 
 
 class PartitionFold:
@@ -95,7 +97,7 @@ class PartitionFold:
         self.sequence = 0
         """The last sequence number applied."""
         self.at_ms = 0
-        self.epoch = 0
+        self.epoch = 1
         self.status: SaleStatus | None = None
         """None before the sale is defined, and after it is deleted."""
         self.version = 0
@@ -110,7 +112,7 @@ class PartitionFold:
         self.entry_counts: Counter[str] = Counter()
         """Entries by the name of their kind."""
         self.violations: list[Violation] = []
-        """The first VIOLATIONS_KEPT_MAX, in order."""
+        """The first VIOLATIONS_KEPT_MAX of each rule, in order."""
         self.violation_counts: Counter[Rule] = Counter()
         self._orders: dict[str, bytes] = {}
         self._definition: SaleDefinition | None = None
@@ -175,7 +177,7 @@ class PartitionFold:
 
     def _report(self, rule: Rule, sequence: int, words: str) -> None:
         self.violation_counts[rule] += 1
-        if len(self.violations) < VIOLATIONS_KEPT_MAX:
+        if self.violation_counts[rule] <= VIOLATIONS_KEPT_MAX:
             self.violations.append(Violation(rule, sequence, words))
 
     # --- orders ----------------------------------------------------------------------------------------------------
@@ -384,7 +386,7 @@ class PartitionFold:
         first = bisect_right(self._openings, order.sequence, key=lambda opening: opening.sequence)
         for opening in self._openings[first:]:
             if deadline_ms <= opening.at_ms:
-                deadline_ms = opening.grace_until_ms
+                deadline_ms = max(deadline_ms, opening.grace_until_ms)  # 0 where the guard found none that had passed
         return deadline_ms
 
     def _count_for_buyer(self, order: OrderRecord, sign: int) -> None:
@@ -487,9 +489,8 @@ class PartitionFold:
         if entry.created is not (self.status is None):
             self._report(Rule.SALE_CHANGES, sequence, f"created is {entry.created} while the sale is {self.status}")
         if entry.created:
-            self.status, self.version = SaleStatus.DRAFT, entry.version
-        else:
-            self._change_sale(sequence, entry.version, "changed", set(SaleStatus) - {SaleStatus.CLOSED}, self.status)
+            self.status = SaleStatus.DRAFT
+        self._change_sale(sequence, entry.version, "defined", _NOT_CLOSED, self.status)
         try:
             definition = _decode_definition(entry.definition)
         except msgspec.MsgspecError as error:
@@ -513,7 +514,7 @@ class PartitionFold:
         self._definition = definition
         self._skus = {sku.sku: sku for sku in definition.skus}
         closes_at = definition.closes_at
-        self._closes_at_ms = 0 if isinstance(closes_at, msgspec.UnsetType) else round(closes_at.timestamp() * 1000)
+        self._closes_at_ms = 0 if isinstance(closes_at, msgspec.UnsetType) else _milliseconds(closes_at)
 
     def _remove(self, sequence: int, removed: list[str]) -> None:
         for sku in removed:
@@ -542,7 +543,7 @@ class PartitionFold:
                 self._report(Rule.SALE_CHANGES, sequence, f"{sku.sku} was added with other pools than defined")
 
     def _stock_changed(self, sequence: int, entry: StockChanged) -> None:
-        self._change_sale(sequence, entry.version, "stocked", set(SaleStatus) - {SaleStatus.CLOSED}, self.status)
+        self._change_sale(sequence, entry.version, "stocked", _NOT_CLOSED, self.status)
         if entry.document_id in self.documents:
             self._report(Rule.SALE_CHANGES, sequence, f"document {entry.document_id} was applied twice")
         self.documents.add(entry.document_id)
@@ -558,7 +559,7 @@ class PartitionFold:
         self._change_sale(sequence, entry.version, "resumed", {SaleStatus.PAUSED}, SaleStatus.OPEN)
 
     def _sale_closed(self, sequence: int, entry: SaleClosed) -> None:
-        self._change_sale(sequence, entry.version, "closed", set(SaleStatus) - {SaleStatus.CLOSED}, SaleStatus.CLOSED)
+        self._change_sale(sequence, entry.version, "closed", _NOT_CLOSED, SaleStatus.CLOSED)
         self._move(sequence, entry.moved)
         for sku, levels in self.levels.items():
             if levels.withheld or any(levels.pools.values()):
@@ -575,9 +576,11 @@ class PartitionFold:
         self.status = None
         self._definition, self._skus, self._closes_at_ms = None, {}, 0
         self.levels.clear()
+        self.documents.clear()
+        self.definition_json = ""
 
     def _change_sale(
-        self, sequence: int, version: int, verb: str, allowed: set[SaleStatus], becomes: SaleStatus | None
+        self, sequence: int, version: int, verb: str, allowed: Set[SaleStatus], becomes: SaleStatus | None
     ) -> None:
         if self.status not in allowed:
             self._report(Rule.SALE_CHANGES, sequence, f"the sale was {verb} while {self.status}")
@@ -591,6 +594,11 @@ class PartitionFold:
             self._report(Rule.SALE_CHANGES, sequence, f"epoch {entry.epoch} was opened after {self.epoch}")
         self.epoch = entry.epoch
         self._openings.append(Opening(sequence, self.at_ms, entry.grace_until_ms))
+
+
+def _milliseconds(moment: datetime) -> int:
+    """The first whole millisecond since 1970 that is not before `moment`."""
+    return -((_EPOCH - moment) // timedelta(milliseconds=1))
 
 
 def _fixed_parts(order: OrderRecord) -> tuple[object, ...]:

@@ -4,10 +4,11 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
 
-from engine.domain.commands import Command
+from engine.domain.commands import Command, Define
 from engine.domain.errors import MiaocangError, OutcomeUnknown, Overloaded, PartitionFrozen, PartitionUnavailable
 from engine.domain.outcomes import Outcome
 from engine.observability import metrics
@@ -52,6 +53,14 @@ class CallSettings:
     """How long after its close a sale's orders can be read at the gateway."""
 
 
+class _Batch(NamedTuple):
+    """Commands on their way."""
+
+    encoded: bytes
+    size: int
+    may_make_partition: bool
+
+
 class ScriptCaller:
     """Calls the partition's script for batches of commands."""
 
@@ -61,7 +70,6 @@ class ScriptCaller:
         self._script = load_script("partition")
         self._clock = RedisClock()
         self._epochs: dict[str, int] = {}
-        self._run = ""
 
     async def call(self, sale_id: str, commands: list[Command], deadline: float) -> list[Reply]:
         """Apply `commands` in one atom; attempts end at `deadline` (monotonic seconds).
@@ -70,12 +78,12 @@ class ScriptCaller:
         Raises PartitionUnavailable, PartitionFrozen, Overloaded, ScriptFailed (nothing was changed) or, once something
         was sent and not answered, OutcomeUnknown in place of any of them.
         """
-        encoded = encode_commands(commands)
+        batch = _Batch(encode_commands(commands), len(commands), any(isinstance(c, Define) for c in commands))
         unknown = False
         delay_seconds, delay_max_seconds = RETRY_DELAY_SECONDS
         while True:
             try:
-                return await self._attempt(sale_id, encoded, len(commands), deadline)
+                return await self._attempt(sale_id, batch, deadline)
             except AnswerLost as error:
                 unknown = True
                 cause: Exception = error
@@ -94,25 +102,28 @@ class ScriptCaller:
             await asyncio.sleep(delay_seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter needs no cryptography
             delay_seconds = min(delay_seconds * 2, delay_max_seconds)
 
-    async def _attempt(self, sale_id: str, encoded: bytes, size: int, deadline: float) -> list[Reply]:
-        """One attempt, with the turns it takes to learn the epoch, the run and the script's digest."""
+    async def _attempt(self, sale_id: str, batch: _Batch, deadline: float) -> list[Reply]:
+        """One attempt, with the turns it takes to learn the epoch in force."""
+        if not self._clock.known:
+            await self._read_clock()
+        # asked anew each time, because a Redis that was flushed is still of the same run
+        vouched_run = await self._vouched_run() if batch.may_make_partition else ""
         for _ in range(TURNS_MAX):
-            if not self._clock.known:
-                await self._read_clock()
             sent_at = time.monotonic()
             timeout_seconds = min(self._settings.call_timeout_seconds, max(deadline - sent_at, 0.001))
-            answer = await self._evaluate(sale_id, encoded, timeout_seconds)
+            answer = await self._evaluate(sale_id, batch.encoded, vouched_run, timeout_seconds)
             metrics.CALL_SECONDS.observe(time.monotonic() - sent_at)
             in_step = self._clock.observe(answer.at_ms, sent_at)
             outcome = Outcome(answer.outcome)
             if outcome is Outcome.DONE:
-                metrics.BATCH_COMMANDS.observe(size)
+                metrics.BATCH_COMMANDS.observe(batch.size)
                 return replies_of(answer)
             if outcome is Outcome.STALE_EPOCH:
                 self._learn_epoch(sale_id, answer)
             elif outcome is Outcome.PARTITION_MISSING:
-                if await self._marker_vouches_for(answer.run):
-                    return [Reply(Outcome.SALE_NOT_FOUND, [])] * size
+                if await self._vouched_run() == answer.run:
+                    return [Reply(Outcome.SALE_NOT_FOUND, [])] * batch.size
+                raise PartitionFrozen("Redis has started anew and has not been reconciled yet")
             elif outcome is Outcome.TOO_LATE and in_step:
                 # Redis came to it late, and has not looked at it: the next attempt gets a time of its own
                 raise NotSent("Redis came to the call too late")
@@ -122,7 +133,7 @@ class ScriptCaller:
                 raise PartitionFrozen(answer.reason)
         raise PartitionUnavailable("the partition's epoch changes faster than it can be followed")
 
-    async def _evaluate(self, sale_id: str, encoded: bytes, timeout_seconds: float) -> BatchAnswer:
+    async def _evaluate(self, sale_id: str, encoded: bytes, vouched_run: str, timeout_seconds: float) -> BatchAnswer:
         header = encode_header(
             Header(
                 format=CALL_FORMAT,
@@ -130,7 +141,7 @@ class ScriptCaller:
                 not_after_ms=self._clock.now_ms() + int(timeout_seconds * 1000),
                 backlog_max_entries=self._settings.backlog_max_entries,
                 retention_ms=self._settings.retention_ms,
-                run=self._run,
+                run=vouched_run,
             )
         )
         keys = keyspace.partition_keys(sale_id)
@@ -164,20 +175,12 @@ class ScriptCaller:
         self._epochs[sale_id] = answer.epoch
         self._clock.adopt(answer.at_ms)
 
-    async def _marker_vouches_for(self, run: str) -> bool:
-        """Whether the guard has looked at this run of Redis, so that a partition that is not there never was.
-
-        False where the call should be made again, because this process knew of another run. Raises PartitionFrozen.
-        """
-        marker = await self._connections.call(
+    async def _vouched_run(self) -> str:
+        """The run of Redis that the guard has looked at: on no other may it be said that a sale never was."""
+        marker: bytes | None = await self._connections.call(
             "GET", keyspace.INSTANCE, timeout_seconds=self._settings.call_timeout_seconds
         )
-        if marker is None or marker.decode() != run:
-            raise PartitionFrozen("Redis has started anew and has not been reconciled yet")
-        if self._run != run:
-            self._run = run
-            return False
-        return True
+        return marker.decode() if marker else ""
 
 
 def _failure(error: ResponseError) -> MiaocangError:

@@ -13,6 +13,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from engine.domain.errors import PartitionUnavailable
 from engine.observability import metrics
 
+__all__ = ["AnswerLost", "Connections", "NotSent", "ResponseError", "pairs"]
+
 CONNECT_TIMEOUT_SECONDS = 2.0
 COMMAND_TIMEOUT_SECONDS = 5.0
 """For commands outside the partition's script; a script call brings its own limit."""
@@ -34,6 +36,7 @@ class Connections:
     def __init__(self, redis_url: str, connections_max: int) -> None:
         self._pool = BlockingConnectionPool.from_url(
             redis_url,
+            protocol=2,  # the third is for notices pushed by the server, and with them on a closed connection is not seen
             max_connections=connections_max,
             timeout=CONNECTION_WAIT_SECONDS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,

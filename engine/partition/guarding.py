@@ -1,6 +1,6 @@
 """What only the guard does to partitions: freeze them, look at them whole, and open them under the next epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -97,6 +97,12 @@ class Guarding:
             orders=int(orders),
             retired=state.get("retired", b"0") == b"1",
         )
+
+    async def freezes(self, sale_ids: Sequence[str]) -> dict[str, str]:
+        """Why each frozen one of these partitions is frozen."""
+        commands = [("HGET", keyspace.partition_keys(sale_id).state, "frozen") for sale_id in sale_ids]
+        reasons = await self._connections.execute_all(commands)
+        return {sale_id: reason.decode() for sale_id, reason in zip(sale_ids, reasons, strict=True) if reason}
 
     async def freeze(self, sale_id: str, reason: str) -> None:
         """Freeze a partition, or leave word of a lost one, so that it is not taken for a sale that never was."""

@@ -1,0 +1,97 @@
+"""What the worker's loops look at again and again: a few small fields of many partitions, in few round trips.
+
+Each question reads plain keys and changes nothing. What it finds may be out of date by the time it is acted on; whoever
+acts does so through the script, which decides. Raises PartitionUnavailable.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from engine.domain.sales import StockLevels
+from engine.partition.connections import Connections
+from engine.partition.keyspace import partition_keys
+
+PARTITIONS_PER_ROUND_TRIP = 1000
+"""So that one pipeline's answers stay small, and no other client waits long for its turn."""
+
+_decode_levels = msgspec.msgpack.Decoder(StockLevels).decode
+
+
+class Progress(NamedTuple):
+    """How far a partition is, and how far it knows the ledger to be."""
+
+    sequence: int
+    persisted: int
+
+
+class Schedule(NamedTuple):
+    """What the clock may do to a sale, and how far it has come."""
+
+    status: str
+    """Empty where Redis holds no such partition."""
+    opens_at_ms: int
+    closes_at_ms: int
+    """0 where there is none; so in all of these times."""
+    closed_at_ms: int
+    sequence: int
+    retired: bool
+
+
+class Glance:
+    """Reads small things of many partitions."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def now_ms(self) -> int:
+        """Redis' clock, milliseconds since 1970."""
+        seconds, microseconds = await self._connections.execute("TIME")
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def progress(self, sale_ids: Sequence[str]) -> dict[str, Progress]:
+        """How far each partition is."""
+        found = await self._state_fields(sale_ids, "sequence", "persisted")
+        return {sale_id: Progress(_number(row[0]), _number(row[1])) for sale_id, row in found.items()}
+
+    async def schedules(self, sale_ids: Sequence[str]) -> dict[str, Schedule]:
+        """Each sale's status and times."""
+        found = await self._state_fields(
+            sale_ids, "status", "opens_at", "closes_at", "closed_at", "sequence", "retired"
+        )
+        return {
+            sale_id: Schedule((row[0] or b"").decode(), *(_number(value) for value in row[1:5]), retired=row[5] == b"1")
+            for sale_id, row in found.items()
+        }
+
+    async def earliest_deadlines(self, sale_ids: Sequence[str]) -> dict[str, int]:
+        """The deadline of the open hold that is due first, milliseconds; without the sales that have no open hold."""
+        found: dict[str, int] = {}
+        for piece in _pieces(sale_ids):
+            commands = [("ZRANGE", partition_keys(sale_id).due, 0, 0, "WITHSCORES") for sale_id in piece]
+            for sale_id, answer in zip(piece, await self._connections.execute_all(commands), strict=True):
+                if answer:
+                    found[sale_id] = int(float(answer[0][1] if isinstance(answer[0], list) else answer[1]))
+        return found
+
+    async def stock(self, sale_id: str, skus_max: int) -> dict[str, StockLevels]:
+        """The levels of at most about `skus_max` SKUs of a sale; of a larger sale always much the same ones."""
+        _, found = await self._connections.execute("HSCAN", partition_keys(sale_id).stock, 0, "COUNT", skus_max)
+        pairs = list(zip(found[::2], found[1::2], strict=True))[:skus_max]
+        return {sku.decode(): _decode_levels(packed) for sku, packed in pairs}
+
+    async def _state_fields(self, sale_ids: Sequence[str], *fields: str) -> dict[str, list[bytes | None]]:
+        found: dict[str, list[bytes | None]] = {}
+        for piece in _pieces(sale_ids):
+            commands = [("HMGET", partition_keys(sale_id).state, *fields) for sale_id in piece]
+            found.update(zip(piece, await self._connections.execute_all(commands), strict=True))
+        return found
+
+
+def _pieces(sale_ids: Sequence[str]) -> list[Sequence[str]]:
+    return [sale_ids[at : at + PARTITIONS_PER_ROUND_TRIP] for at in range(0, len(sale_ids), PARTITIONS_PER_ROUND_TRIP)]
+
+
+def _number(value: Any) -> int:
+    return int(value) if value else 0
