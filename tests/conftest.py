@@ -1,4 +1,4 @@
-"""Real servers for the tests: one Redis and one PostgreSQL for the whole run, a fresh database and keyspace for each test."""
+"""Real servers for the tests: one Redis and one PostgreSQL for a whole run, fresh keys and tables for each test."""
 
 import asyncio
 import signal
@@ -38,7 +38,7 @@ def running_store(plan: ChildPlan) -> Iterator[subprocess.Popen[bytes]]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent(plan.death_signal),
+            preexec_fn=die_with_parent(plan.death_signal),  # noqa: PLW1509 - it only calls prctl
         )
     try:
         asyncio.run(_wait_until_ready(plan, process))

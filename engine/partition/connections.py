@@ -36,7 +36,7 @@ class Connections:
     def __init__(self, redis_url: str, connections_max: int) -> None:
         self._pool = BlockingConnectionPool.from_url(
             redis_url,
-            protocol=2,  # the third is for notices pushed by the server, and with them on a closed connection is not seen
+            protocol=2,  # with the third, and the server's notices in it, a connection that was closed is not noticed
             max_connections=connections_max,
             timeout=CONNECTION_WAIT_SECONDS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,

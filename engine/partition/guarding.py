@@ -110,8 +110,14 @@ class Guarding:
 
     async def open(self, sale_id: str, sight: PartitionSight, run: str, reason: str) -> bool:
         """Open a partition under the next epoch, if it is still what was looked at. Whether it was."""
-        answer = await self._evaluate(sale_id, "open", sight.epoch, sight.sequence, run, reason, GRACE_MS)
-        return bool(answer == 1)
+        return await self._evaluate(sale_id, "open", sight.epoch, sight.sequence, run, reason, GRACE_MS) == 1
+
+    async def retire(self, sale_id: str, sequence: int) -> bool:
+        """Take a closed sale without open holds out of Redis, but for its state, if it ends at `sequence`.
+
+        The ledger must hold everything up to there, and have been told before. Whether it was done.
+        """
+        return await self._evaluate(sale_id, "retire", sequence) == 1
 
     async def _evaluate(self, sale_id: str, *arguments: str | int) -> int:
         keys = keyspace.partition_keys(sale_id)

@@ -1,9 +1,11 @@
--- guard: freezes a partition, or opens one that has been reconciled under the next epoch. Only the guard calls it.
+-- guard: freezes a partition, opens one that has been reconciled under the next epoch, or takes one out of Redis whose
+--        sale's time is over. It passes by the checks of run, epoch and freeze; only the worker calls it.
 --
 -- KEYS     the partition's keys, as includes/keys.lua names them
 -- ARGV     freeze, reason
 --          open, epoch and sequence that were reconciled, run, reason, grace (ms)
--- Answers  1, or 0 where the partition is no longer what was reconciled
+--          retire, sequence that the ledger holds
+-- Answers  1, or 0 where the partition is no longer what was looked at
 
 --- @include "includes/redis_calls"
 --- @include "includes/state"
@@ -39,7 +41,19 @@ local function freeze(reason)
   return 1
 end
 
+-- Only the state is kept, so that the sale's id is not taken for one that was never used.
+local function retire(sequence)
+  local is_over = state.status == 'closed' or state.status == 'deleted'
+  if not is_over or state.sequence ~= sequence or redis.call('ZCARD', KEYS[4]) > 0 then return 0 end
+  state.set('retired', 1)
+  local write_state = state.pack()
+  redis.call('UNLINK', unpack(KEYS, 2))
+  write_state()
+  return 1
+end
+
 state.key, journal.key = KEYS[1], KEYS[8]
 state.read()
 if ARGV[1] == 'freeze' then return freeze(ARGV[2]) end
+if ARGV[1] == 'retire' then return retire(tonumber(ARGV[2])) end
 return open(tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6]))

@@ -5,9 +5,18 @@
 --       {{sku, row}, …}}
 commands.get_sale = {}
 
+-- A copy, for a later command of the batch changes the row in place, and the answer is packed after it.
+local function copy_row(row)
+  local copy, pools = {}, {}
+  for i = 1, POOLS do copy[i] = row[i] end
+  for pool, units in pairs(row[POOLS]) do pools[pool] = units end
+  copy[POOLS] = pools
+  return copy
+end
+
 function commands.get_sale.apply()
   local levels = {}
-  for i, sku in ipairs(stock.load_all()) do levels[i] = { sku, stock.row(sku) } end
+  for i, sku in ipairs(stock.load_all()) do levels[i] = { sku, copy_row(stock.row(sku)) } end
   local summary = {
     state.status, state.version, state.sequence, now, state.epoch, state.persisted, state.hold_ms, state.closed_at,
     state.ever_held == 1,

@@ -1,0 +1,81 @@
+"""The guard's script: open under the next epoch, freeze, retire; and the grace of deadlines that passed meanwhile."""
+
+import asyncio
+
+from engine.domain.commands import Cancel, Close, Expire, GetOrder, GetSale
+from engine.domain.journal import PartitionOpened
+from engine.domain.outcomes import Outcome
+from engine.partition import keyspace
+from engine.partition.guarding import GRACE_MS
+from tests.lua.shop import SALE, Shop, order_of, sku
+
+
+async def freeze_and_open(shop: Shop) -> None:
+    guarding = shop.partitions.guarding
+    await guarding.freeze(SALE, "doubts")
+    assert await guarding.open(SALE, await guarding.look(SALE), await guarding.server_run(), "no doubts")
+
+
+async def test_an_opening_is_journalled_under_the_next_epoch(shop: Shop) -> None:
+    await shop.open(sku("A", 1))
+    await freeze_and_open(shop)
+    sequence, _, entry = (await shop.journal())[-1]
+    assert (sequence, entry) == (3, PartitionOpened(2, "no doubts", 0))
+    assert (await shop.hold("u", "k", ("A", 1))).outcome is Outcome.DONE
+
+
+async def test_a_partition_that_changed_meanwhile_is_not_opened(shop: Shop) -> None:
+    await shop.open(sku("A", 1))
+    guarding = shop.partitions.guarding
+    before = await guarding.look(SALE)
+    await shop.hold("u", "k", ("A", 1))
+    await guarding.freeze(SALE, "doubts")
+    assert not await guarding.open(SALE, before, await guarding.server_run(), "no doubts")
+    assert not await guarding.open(SALE, await guarding.look(SALE), "another run", "no doubts")
+
+
+async def test_deadlines_that_passed_while_frozen_get_thirty_seconds_and_later_ones_do_not(shop: Shop) -> None:
+    await shop.open(sku("A", 2), hold_ms=200)
+    passed = order_of(await shop.hold("u", "k", ("A", 1)))
+    await shop.partitions.guarding.freeze(SALE, "doubts")
+    await asyncio.sleep(0.3)
+    await freeze_and_open(shop)
+    opened = next(entry for _, _, entry in await shop.journal() if isinstance(entry, PartitionOpened))
+    opened_at_ms = (await shop.journal())[-1][1]
+    assert opened.grace_until_ms == opened_at_ms + GRACE_MS
+    assert opened_at_ms >= passed.held_until_ms
+    later_id, later = shop.hold_command("v", "k", ("A", 1))
+    await shop.ask(later)
+    await asyncio.sleep(0.3)
+    assert (await shop.ask(Expire(10)))[0].detail == [1, False]
+    assert order_of((await shop.ask(GetOrder(later_id.digest)))[0]).status.word == "expired"
+    assert (await shop.hold("w", "k", ("A", 2))).outcome is Outcome.SOLD_OUT
+
+
+async def test_a_frozen_partition_does_nothing_at_all(shop: Shop, redis_server: str) -> None:
+    await shop.open(sku("A", 2))
+    before = await shop.partitions.guarding.look(SALE)
+    await shop.partitions.guarding.freeze(SALE, "doubts")
+    answers = await asyncio.gather(
+        shop.hold("u", "k", ("A", 1)), shop.ask(GetSale()), shop.ask(Expire(10)), return_exceptions=True
+    )
+    assert [type(answer).__name__ for answer in answers] == ["PartitionFrozen"] * 3
+    after = await shop.partitions.guarding.look(SALE)
+    assert (after.sequence, after.levels) == (before.sequence, before.levels)
+
+
+async def test_a_closed_sale_leaves_redis_only_when_nothing_of_it_is_open(shop: Shop) -> None:
+    await shop.open(sku("A", 2))
+    order_id, command = shop.hold_command("u", "k", ("A", 1))
+    guarding = shop.partitions.guarding
+    await shop.ask(command)
+    assert not await guarding.retire(SALE, 3)
+    await shop.ask(Close())
+    assert not await guarding.retire(SALE, 4)
+    await shop.ask(Cancel(order_id.digest))
+    assert not await guarding.retire(SALE, 4)
+    assert await guarding.retire(SALE, 5)
+    keys = keyspace.partition_keys(SALE)
+    assert await shop.partitions.connections.execute("EXISTS", *keys) == 1
+    assert (await shop.hold("u", "k", ("A", 1))).outcome is Outcome.SALE_CLOSED
+    assert (await shop.ask(GetOrder(order_id.digest)))[0].outcome is Outcome.ORDER_NOT_FOUND
