@@ -6,9 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from engine.domain.errors import PartitionUnavailable
 from engine.observability import metrics
@@ -46,33 +44,34 @@ class Connections:
         )
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AbstractConnection]:
+    async def _connection(self, timeout_seconds: float) -> AsyncIterator[AbstractConnection]:
         try:
-            connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # untyped in redis-py
-        except (RedisError, OSError) as error:
+            async with asyncio.timeout(timeout_seconds):
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # untyped in redis-py
+        except (RedisError, OSError, TimeoutError) as error:
             metrics.REDIS_ERRORS.labels(kind="connect").inc()
-            raise NotSent(f"Redis cannot be reached: {error}") from error
+            raise NotSent(f"Redis cannot be reached: {str(error) or 'time-out'}") from error
         try:
             yield connection
         finally:
             await self._pool.release(connection)
 
     async def call(self, *words: str | bytes | int, timeout_seconds: float) -> Any:
-        """Send one command and wait for its answer.
+        """Send one command and wait for its answer, at most `timeout_seconds` for a connection and again for it.
 
         Raises NotSent, AnswerLost, or redis-py's ResponseError where Redis refused the command.
         """
-        async with self._connection() as connection:
+        async with self._connection(timeout_seconds) as connection:
             try:
                 async with asyncio.timeout(timeout_seconds):
                     await connection.send_command(*words)
                     return await connection.read_response(disconnect_on_error=True)
             except ResponseError:
                 raise
-            except (RedisConnectionError, RedisTimeoutError, RedisError, OSError, TimeoutError) as error:
+            except (RedisError, OSError, TimeoutError) as error:
                 await connection.disconnect(nowait=True)
                 metrics.REDIS_ERRORS.labels(kind="answer_lost").inc()
-                raise AnswerLost(f"Redis did not answer: {error or 'time-out'}") from error
+                raise AnswerLost(f"Redis did not answer: {str(error) or 'time-out'}") from error
             except asyncio.CancelledError:
                 await connection.disconnect(nowait=True)
                 raise
@@ -89,14 +88,14 @@ class Connections:
         if not commands:
             return []
         try:
-            async with self._connection() as connection:
+            async with self._connection(CONNECTION_WAIT_SECONDS) as connection:
                 try:
                     async with asyncio.timeout(COMMAND_TIMEOUT_SECONDS):
                         await connection.send_packed_command(connection.pack_commands(commands))
                         answers = [await _answer(connection) for _ in commands]
-                except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError) as error:
+                except (RedisError, OSError, TimeoutError) as error:
                     await connection.disconnect(nowait=True)
-                    raise AnswerLost(f"Redis did not answer: {error or 'time-out'}") from error
+                    raise AnswerLost(f"Redis did not answer: {str(error) or 'time-out'}") from error
                 except asyncio.CancelledError:
                     await connection.disconnect(nowait=True)
                     raise

@@ -57,13 +57,9 @@ class Glance:
 
     async def schedules(self, sale_ids: Sequence[str]) -> dict[str, Schedule]:
         """Each sale's status and times."""
-        found = await self._state_fields(
-            sale_ids, "status", "opens_at", "closes_at", "closed_at", "sequence", "retired"
-        )
-        return {
-            sale_id: Schedule((row[0] or b"").decode(), *(_number(value) for value in row[1:5]), retired=row[5] == b"1")
-            for sale_id, row in found.items()
-        }
+        fields = ("status", "opens_at", "closes_at", "closed_at", "sequence", "retired")
+        found = await self._state_fields(sale_ids, *fields)
+        return {sale_id: _schedule(row) for sale_id, row in found.items()}
 
     async def earliest_deadlines(self, sale_ids: Sequence[str]) -> dict[str, int]:
         """The deadline of the open hold that is due first, milliseconds; without the sales that have no open hold."""
@@ -91,6 +87,18 @@ class Glance:
 
 def _pieces(sale_ids: Sequence[str]) -> list[Sequence[str]]:
     return [sale_ids[at : at + PARTITIONS_PER_ROUND_TRIP] for at in range(0, len(sale_ids), PARTITIONS_PER_ROUND_TRIP)]
+
+
+def _schedule(row: Sequence[bytes | None]) -> Schedule:
+    status, opens_at, closes_at, closed_at, sequence, retired = row
+    return Schedule(
+        (status or b"").decode(),
+        _number(opens_at),
+        _number(closes_at),
+        _number(closed_at),
+        _number(sequence),
+        retired == b"1",
+    )
 
 
 def _number(value: Any) -> int:
