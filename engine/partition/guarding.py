@@ -108,9 +108,10 @@ class Guarding:
         """Freeze a partition, or leave word of a lost one, so that it is not taken for a sale that never was."""
         await self._evaluate(sale_id, "freeze", reason)
 
-    async def open(self, sale_id: str, sight: PartitionSight, run: str, reason: str) -> bool:
-        """Open a partition under the next epoch, if it is still what was looked at. Whether it was."""
-        return await self._evaluate(sale_id, "open", sight.epoch, sight.sequence, run, reason, GRACE_MS) == 1
+    async def open(self, sale_id: str, sight: PartitionSight, next_epoch: int, run: str, reason: str) -> bool:
+        """Open a partition under `next_epoch`, if it is still what was looked at. Whether it was."""
+        looked_at = (sight.epoch, sight.sequence)
+        return await self._evaluate(sale_id, "open", *looked_at, next_epoch, run, reason, GRACE_MS) == 1
 
     async def retire(self, sale_id: str, sequence: int) -> bool:
         """Take a closed sale without open holds out of Redis, but for its state, if it ends at `sequence`.

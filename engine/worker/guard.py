@@ -16,17 +16,20 @@ import structlog
 
 from engine.domain.errors import JournalUnreadable, LedgerUnavailable, MiaocangError, PartitionUnavailable
 from engine.domain.journal import SaleDefined, decode_entry, decode_record
-from engine.domain.sales import StockLevels
+from engine.domain.sales import SaleStatus, StockLevels
 from engine.domain.stock_effects import POOL, stock_effects
 from engine.ledger.connect import LedgerPool
 from engine.ledger.sales import KnownPartition, LedgerLevels, known_partition, known_partitions, levels, record_epoch
 from engine.observability import metrics
+from engine.partition.glance import Glance
 from engine.partition.guarding import PartitionSight
 from engine.partition.partitions import Partitions
 from engine.partition.redis_clock import CLOCK_JUMP_MS
 from engine.settings import Settings
 
 JOURNAL_RECORDS_PER_READ = 1000
+RECONCILED_AT_ONCE_MAX = 8
+"""Partitions that are compared at the same time: as many as there are connections to the ledger."""
 FROZEN_CHECK_SECONDS = 1.0
 """How often a frozen partition is looked at again: what was in doubt may have been settled, or PostgreSQL be back."""
 
@@ -99,13 +102,17 @@ class Guard:
     async def _look_at_all(self, run: str) -> None:
         """After a restart: every partition of either store."""
         known = {partition.sale_id: partition for partition in await known_partitions(self._pool)}
-        frozen = {}
-        for sale_id in sorted({*known, *await self._partitions.sale_ids()}):
-            partition = known.get(sale_id)
-            reason = await self._reconcile(sale_id, partition, run)
-            if reason:
-                frozen[sale_id] = reason
-        await self._report(frozen)
+        sale_ids = sorted({*known, *await self._partitions.sale_ids()})
+        schedules = await Glance(self._partitions.connections).schedules(sale_ids)
+        selling_first = sorted(sale_ids, key=lambda sale_id: schedules[sale_id].status != SaleStatus.OPEN)
+        turns = asyncio.Semaphore(RECONCILED_AT_ONCE_MAX)
+
+        async def reconcile(sale_id: str) -> str:
+            async with turns:
+                return await self._reconcile(sale_id, known.get(sale_id), run)
+
+        reasons = await asyncio.gather(*map(reconcile, selling_first))
+        await self._report({sale_id: why for sale_id, why in zip(selling_first, reasons, strict=True) if why})
 
     async def _look_at_frozen(self, run: str) -> None:
         """Partitions that somebody froze since, or that could not be opened at the last look."""
@@ -130,29 +137,36 @@ class Guard:
         if known is not None and known.retired:
             return ""
         sight = await self._guarding.look(sale_id)
-        if not sight.exists and known is None:
-            return ""  # a name that was registered for a sale which was never made
-        if sight.retired or (sight.exists and sight.run == run and not sight.frozen):
+        if _is_in_order(sight, known, run):
             return ""
+        if sight.run == run and sight.frozen and sight.sequence > (known.sequence if known else 0):
+            # frozen on doubt, not by a restart: the ledger must have been able to take all of its journal
+            return sight.frozen
         try:
-            await self._compare(sale_id, sight, known)
+            await self._compare(sale_id, sight)
         except NotReconciled as error:
-            reason = str(error)
-            if self._frozen.get(sale_id) != reason:
-                log.error("partition_frozen", sale_id=sale_id, reason=reason)
-                metrics.FREEZES.labels(reason="not_reconciled").inc()
-            if sight.frozen != reason:
-                await self._partitions.freeze(sale_id, reason)
-            return reason
+            return await self._leave_frozen(sale_id, sight, str(error))
+        known_epoch = known.epoch if known else 0
+        return await self._open(sale_id, sight, max(sight.epoch, known_epoch) + 1, run)
+
+    async def _leave_frozen(self, sale_id: str, sight: PartitionSight, reason: str) -> str:
+        if self._frozen.get(sale_id) != reason:
+            log.error("partition_frozen", sale_id=sale_id, reason=reason)
+            metrics.FREEZES.labels(reason="not_reconciled").inc()
+        if sight.frozen != reason:
+            await self._partitions.freeze(sale_id, reason)
+        return reason
+
+    async def _open(self, sale_id: str, sight: PartitionSight, epoch: int, run: str) -> str:
         reason = sight.frozen or "Redis has started anew"
-        await record_epoch(self._pool, sale_id, sight.epoch + 1)
-        if not await self._guarding.open(sale_id, sight, run, reason):
+        await record_epoch(self._pool, sale_id, epoch)  # first, so that no epoch is ever given twice
+        if not await self._guarding.open(sale_id, sight, epoch, run, reason):
             return "the partition changed while it was being reconciled"
-        log.warning("partition_opened", sale_id=sale_id, epoch=sight.epoch + 1, reason=reason)
+        log.warning("partition_opened", sale_id=sale_id, epoch=epoch, reason=reason)
         metrics.PARTITION_OPENINGS.inc()
         return ""
 
-    async def _compare(self, sale_id: str, sight: PartitionSight, known: KnownPartition | None) -> None:
+    async def _compare(self, sale_id: str, sight: PartitionSight) -> None:
         """Raise NotReconciled unless the ledger, with the journal folded on top of it, is what Redis counts."""
         if not sight.exists or not sight.status:
             raise NotReconciled("Redis has lost the partition, which the ledger knows")
@@ -162,8 +176,6 @@ class Guard:
             raise NotReconciled(
                 f"Redis is behind the ledger: it ends at sequence number {sight.sequence}, the ledger at {offset}"
             )
-        if known is not None and sight.epoch < known.epoch:
-            raise NotReconciled(f"Redis is of epoch {sight.epoch}, the ledger knows of {known.epoch}")
         folded = _units_of(at_ledger.levels if at_ledger else {})
         await self._fold_journal(sale_id, folded, offset, sight.sequence)
         _require_equal(sight.levels, folded)
@@ -190,6 +202,13 @@ class Guard:
                 reached = last_sequence
         if reached != sequence:
             raise NotReconciled(f"the journal ends at sequence number {reached}, the partition at {sequence}")
+
+
+def _is_in_order(sight: PartitionSight, known: KnownPartition | None, run: str) -> bool:
+    """Whether there is nothing to reconcile: it is open on this run, has been retired, or never was."""
+    if not sight.exists:
+        return known is None  # a name that was registered for a sale which was never made
+    return sight.retired or (sight.run == run and not sight.frozen)
 
 
 def _apply(folded: dict[str, _Units], encoded_entry: bytes) -> None:

@@ -3,7 +3,7 @@
 --
 -- KEYS     the partition's keys, as includes/keys.lua names them
 -- ARGV     freeze, reason
---          open, epoch and sequence that were reconciled, run, reason, grace (ms)
+--          open, epoch and sequence that were reconciled, next epoch, run, reason, grace (ms)
 --          retire, sequence that the ledger holds
 -- Answers  1, or 0 where the partition is no longer what was looked at
 
@@ -19,10 +19,10 @@ local function grace_until(due_key, grace_ms)
   return now + grace_ms
 end
 
-local function open(epoch, sequence, run, reason, grace_ms)
+local function open(epoch, sequence, next_epoch, run, reason, grace_ms)
   if state.epoch ~= epoch or state.sequence ~= sequence or run ~= server_run() then return 0 end
   now = math.max(state.clock, server_time())
-  state.set('epoch', epoch + 1)
+  state.set('epoch', next_epoch)
   state.set('run', run)
   state.set('frozen', '')
   state.set('opened_at', now)
@@ -56,4 +56,5 @@ state.key, journal.key = KEYS[1], KEYS[8]
 state.read()
 if ARGV[1] == 'freeze' then return freeze(ARGV[2]) end
 if ARGV[1] == 'retire' then return retire(tonumber(ARGV[2])) end
-return open(tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], tonumber(ARGV[6]))
+return open(
+  tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7]))

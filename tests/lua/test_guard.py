@@ -13,7 +13,7 @@ from tests.lua.shop import SALE, Shop, order_of, sku
 async def freeze_and_open(shop: Shop) -> None:
     guarding = shop.partitions.guarding
     await guarding.freeze(SALE, "doubts")
-    assert await guarding.open(SALE, await guarding.look(SALE), await guarding.server_run(), "no doubts")
+    assert await guarding.open(SALE, await guarding.look(SALE), 2, await guarding.server_run(), "no doubts")
 
 
 async def test_an_opening_is_journalled_under_the_next_epoch(shop: Shop) -> None:
@@ -30,8 +30,8 @@ async def test_a_partition_that_changed_meanwhile_is_not_opened(shop: Shop) -> N
     before = await guarding.look(SALE)
     await shop.hold("u", "k", ("A", 1))
     await guarding.freeze(SALE, "doubts")
-    assert not await guarding.open(SALE, before, await guarding.server_run(), "no doubts")
-    assert not await guarding.open(SALE, await guarding.look(SALE), "another run", "no doubts")
+    assert not await guarding.open(SALE, before, 2, await guarding.server_run(), "no doubts")
+    assert not await guarding.open(SALE, await guarding.look(SALE), 2, "another run", "no doubts")
 
 
 async def test_deadlines_that_passed_while_frozen_get_thirty_seconds_and_later_ones_do_not(shop: Shop) -> None:
