@@ -149,31 +149,23 @@ def keys_revoke(
     print(f"{count} revoked", file=sys.stderr)
 
 
-@keys_app.command("bootstrap", hidden=True)
-def keys_bootstrap(data_dir: DataDir = None) -> None:
-    """Make the three bootstrap keys if there are none yet; for deployments that do not use `miaocang up`."""
-    from engine.runtime.secrets_file import read_or_make_secrets
-
-    directory = _open_directory(data_dir)
-    read_or_make_secrets(directory)
-    print(f"the bootstrap keys are in {directory.secrets}", file=sys.stderr)
-
-
 @app.command(hidden=True)
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the ledger's tables to this version."""
-    settings = _start_process("migrate", data_dir)
-    if settings.database_url is None:
-        raise StartRefused("MIAOCANG_DATABASE_URL is not set")
-    import structlog
+    _migrate(_start_process("migrate", data_dir))
 
-    from engine.ledger.migrate import upgrade
 
-    try:
-        asyncio.run(upgrade(settings.database_url))
-    except Exception as error:  # whatever the driver or the migration says, a person reads it in one line
-        structlog.get_logger(__name__).debug("migration_failed", exc_info=True)
-        _end(_one_line(error))
+@app.command(hidden=True)
+def prepare(data_dir: DataDir = None) -> None:
+    """What `miaocang up` does before it starts processes, for deployments that start them otherwise."""
+    from engine.runtime.data_directory import open_data_directory
+    from engine.runtime.secrets_file import read_or_make_secrets
+
+    settings = _start_process("prepare", data_dir)
+    directory = open_data_directory(settings.data_dir)
+    read_or_make_secrets(directory)
+    print(f"the bootstrap keys are in {directory.secrets}", file=sys.stderr)
+    _migrate(settings)
 
 
 @app.command(hidden=True)
@@ -213,6 +205,21 @@ def _start_process(process: str, data_dir: Path | None) -> Settings:
     settings = read_settings(data_dir)
     configure_logging(settings, process)
     return settings
+
+
+def _migrate(settings: Settings) -> None:
+    """Bring the ledger's tables to this version; ends the process with one line if that cannot be done."""
+    if settings.database_url is None:
+        raise StartRefused("MIAOCANG_DATABASE_URL is not set")
+    import structlog
+
+    from engine.ledger.migrate import upgrade
+
+    try:
+        asyncio.run(upgrade(settings.database_url))
+    except Exception as error:  # whatever the driver or the migration says, a person reads it in one line
+        structlog.get_logger(__name__).debug("migration_failed", exc_info=True)
+        _end(_one_line(error))
 
 
 def _ready_reporter(descriptor: int | None) -> Callable[[], None]:

@@ -87,6 +87,13 @@ class Settings(BaseSettings):
         default=5000, ge=1, le=100_000, description="Journal entries in one transaction of the persister at most."
     )
 
+    # For fault tests only: the worker kills itself at a named point (engine/worker/crash.py), `before_commit:3`.
+    crash_at: str | None = Field(
+        default=None,
+        pattern=r"^[a-z_]+(:[1-9][0-9]{0,5})?$",
+        description="For fault tests: the point at which the worker kills itself. Never set it otherwise.",
+    )
+
     # Logs.
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Lowest level that is logged."

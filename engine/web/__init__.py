@@ -1,0 +1,1 @@
+"""What gateway and back office share of HTTP: keys, problems, bodies, routes, the order of checks, the server."""

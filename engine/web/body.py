@@ -6,8 +6,8 @@ msgspec's strictness refused (an earlier, wrong value of a repeated member) is a
 """
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, Never, TypeVar
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, Never, TypeVar, cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -107,7 +107,7 @@ def decode_query(kind: type[T], query: str) -> T | Problem:
 
 
 def _integer_parameters(kind: type[Any]) -> list[str]:
-    struct = described(kind)
+    struct = described(cast(Hashable, kind))
     assert isinstance(struct, inspect.StructType), "query parameters are declared as a struct"
     return [field.encode_name for field in struct.fields if isinstance(field.type, inspect.IntType)]
 

@@ -146,6 +146,9 @@ class Interface:
             return key
         if isinstance(body, Problem):
             return body
+        malformed = route.check_headers(admission.headers) if route.check_headers is not None else None
+        if malformed is not None:
+            return malformed
         decoded = _decoded(route, match, admission.query, body)
         if isinstance(decoded, Problem):
             return decoded

@@ -68,6 +68,7 @@ class Success:
     kind: Any = None
     """The type of the answer's document; None where it is no JSON."""
     content_type: str = "application/json"
+    """Empty where the answer has no body."""
     headers: tuple[str, ...] = ()
     """Names of headers it may have beside those of every answer: see the OpenAPI document's components."""
 
@@ -89,7 +90,10 @@ class Route:
     rule: Rule[Any] | None = None
     query: type[Any] | None = None
     takes_idempotency_key: bool = False
-    extra_roles: tuple[str, ...] = ()
+    check_headers: Callable[[Headers], Problem | None] | None = None
+    """Says what is MALFORMED in headers that only this route reads."""
+    optional_headers: Mapping[str, str] = field(default_factory=dict)
+    """Those headers, each with its description."""
     decoder: BodyDecoder[Any] | None = field(init=False)
     segments: tuple[str, ...] = field(init=False)
 
@@ -107,9 +111,9 @@ class Route:
         return [segment[1:-1] for segment in self.segments if segment.startswith("{")]
 
     def admits(self, role: str) -> bool:
-        """Whether a key of this role may call it: its own role; and `ops` may read whatever the ERP may (contract §3)."""
+        """Whether a key of this role may call it: the route's own; `ops` may read what the ERP may (contract §3)."""
         reads_for_erp = role == "ops" and self.role == "erp" and self.method == "GET"
-        return self.role in (None, role) or reads_for_erp or role in self.extra_roles
+        return self.role in (None, role) or reads_for_erp
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
-from multidict import CIMultiDict
 
 from engine.observability.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS
 from engine.web.answers import Answer, finished_headers, problem_answer
@@ -37,9 +36,13 @@ _log = structlog.get_logger(__name__)
 class Service:
     """One interface as it is served by this process, with what is in flight."""
 
-    def __init__(self, interface: Interface) -> None:
+    def __init__(
+        self, interface: Interface, draining: asyncio.Event, body_seconds_max: float = BODY_SECONDS_MAX
+    ) -> None:
+        """`draining` is shared with whatever tells the world that no more is to be sent here."""
+        self._body_seconds_max = body_seconds_max
         self.interface = interface
-        self.draining = False
+        self.draining = draining
         self.in_flight = 0
         self._in_flight_metric = IN_FLIGHT.labels(interface.name)
 
@@ -82,12 +85,12 @@ class Service:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # what was sent is no part of the answer
         try:
-            async with asyncio.timeout(BODY_SECONDS_MAX):
+            async with asyncio.timeout(self._body_seconds_max):
                 return await self._read_bounded(request)
         except TimeoutError:
-            return Problem(Code.MALFORMED, f"The body did not arrive within {BODY_SECONDS_MAX:g} seconds.")
-        except BodyCutOff as error:
-            return Problem(Code.MALFORMED, f"The body cannot be read to its end: {error}.")
+            return Problem(Code.MALFORMED, f"The body did not arrive within {self._body_seconds_max:g} seconds.")
+        except (BodyCutOff, web.RequestPayloadError, HttpProcessingError, OSError) as error:
+            return Problem(Code.MALFORMED, f"The body cannot be read to its end: {_one_line(error)}.")
 
     async def _read_bounded(self, request: web.BaseRequest) -> BodyOrProblem:
         body = bytearray()
@@ -103,9 +106,9 @@ class Service:
 
     def response(self, answer: Answer, request_id: str) -> web.Response:
         """The answer as aiohttp sends it."""
-        headers = CIMultiDict(finished_headers(answer, request_id))
+        headers = dict(finished_headers(answer, request_id))
         response = web.Response(status=answer.status, body=answer.body, headers=headers)
-        if self.draining or answer.close:
+        if self.draining.is_set() or answer.close:
             response.force_close()
         return response
 
@@ -149,6 +152,8 @@ class Connection(RequestHandler):
     def __init__(self, server: Server, **options: Any) -> None:
         super().__init__(server, **options)
         self._service = server.service
+        self._last_body: StreamReader | None = None
+        self._answered_count = 0
 
     def handle_error(
         self,
@@ -168,24 +173,32 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """As aiohttp has it; but a body whose framing breaks half-way ends there, and not at a time limit."""
         super().data_received(data)
-        if self._messages and not hasattr(self._messages[-1][0], "headers"):  # aiohttp's mark of an error
-            self._end_unfinished_body("its framing is broken")
+        for message, body in self._messages:
+            if hasattr(message, "headers"):  # what has none is aiohttp's note of bytes that it cannot parse
+                self._last_body = body
+            else:
+                self._end_last_body("its framing is broken")
 
-    def eof_received(self) -> bool:
-        """The other side will send no more: what it has asked is answered all the same, and then the connection ends."""
-        if self._current_request is None and not self._messages:
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks for a bool; aiohttp's never says yes
+        """The other side will send no more: what it has asked is answered all the same, then the connection ends."""
+        if self._request_count == self._answered_count:
             return False
-        self._end_unfinished_body("it was cut off")
+        self._end_last_body("it was cut off")
         self.close()
         return True
 
-    def _end_unfinished_body(self, reason: str) -> None:
-        bodies = [payload for _, payload in self._messages]
-        if self._current_request is not None:
-            bodies.append(self._current_request.content)
-        for body in bodies:
-            if not body.is_eof():
-                body.set_exception(BodyCutOff(reason))
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """As aiohttp has it, counted."""
+        self._answered_count += 1
+        return await super().finish_response(request, resp, start_time)
+
+    def _end_last_body(self, reason: str) -> None:
+        """Only the last body that has begun can be unfinished: requests come one after the other."""
+        if self._last_body is not None and not self._last_body.is_eof():
+            self._last_body.set_exception(BodyCutOff(reason))
+            self._last_body.feed_eof()  # so that aiohttp does not linger over it
 
 
 def _one_line(error: BaseException | None) -> str:

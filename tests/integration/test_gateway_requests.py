@@ -76,6 +76,17 @@ def test_each_wrong_value_of_each_field_is_invalid_and_named(gateway: RunningGat
     assert all(error["reason"] for error in answer.json["errors"])
 
 
+def test_line_ids_are_unique_in_an_order_defaults_included(gateway: RunningGateway) -> None:
+    for lines, wrong in (
+        ([{"line_id": "2"}, {}], ["lines[1].line_id"]),
+        ([{"line_id": "a"}, {"line_id": "a"}, {"line_id": "a"}], ["lines[1].line_id", "lines[2].line_id"]),
+    ):
+        body = {**HOLD, "lines": [{"sku": "TEE", "quantity": 1, **line} for line in lines]}
+        answer = gateway.hold(body, "twice")
+        assert (answer.status, answer.code) == (422, "INVALID")
+        assert [error["field"] for error in answer.json["errors"]] == wrong
+
+
 @pytest.mark.parametrize("field", ["buyer_id", "channel", "lines"])
 def test_each_required_field_is_missed(gateway: RunningGateway, field: str) -> None:
     body = {name: value for name, value in HOLD.items() if name != field}
