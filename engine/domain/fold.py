@@ -150,6 +150,11 @@ class PartitionFold:
             yield digest, _decode_order(encoded)
 
     @property
+    def digests(self) -> Set[str]:
+        """The digests of all orders."""
+        return self._orders.keys()
+
+    @property
     def orders_count(self) -> int:
         """How many orders there are, ended ones included."""
         return len(self._orders)

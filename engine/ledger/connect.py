@@ -30,6 +30,7 @@ READER_SETTINGS = {
     "idle_in_transaction_session_timeout": "15000",
     "statement_timeout": str(int(READER_STATEMENT_TIMEOUT_SECONDS * 1000)),
     "lock_timeout": "5000",
+    "plan_cache_mode": "force_custom_plan",  # a search by a busy channel and one by a rare buyer need different plans
     "jit": "off",  # the plans here are short; compiling one costs more than running it
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -50,7 +51,7 @@ def ledger_errors() -> Iterator[None]:
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
         POSTGRES_ERRORS.labels(kind=type(error).__name__).inc()
         raise
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
         POSTGRES_ERRORS.labels(kind=type(error).__name__).inc()
         said = str(error).strip().split("\n")[0]
         raise LedgerUnavailable(f"PostgreSQL: {said or type(error).__name__}") from error

@@ -136,7 +136,9 @@ async def levels(pool: LedgerPool, sale_id: str) -> LevelsAt | None:
 
 async def journal_after(pool: LedgerPool, partition_id: int, sequence: int, limit: int) -> list[StoredEntry]:
     """At most `limit` journal entries behind `sequence`, in order."""
-    return [StoredEntry(**dict(row)) for row in await pool.fetch(_queries["journal_after"], partition_id, sequence, limit)]
+    return [
+        StoredEntry(**dict(row)) for row in await pool.fetch(_queries["journal_after"], partition_id, sequence, limit)
+    ]
 
 
 async def orders_after(pool: LedgerPool, partition_id: int, sequence: int, limit: int) -> list[StoredOrder]:
@@ -163,5 +165,5 @@ async def record_epoch(pool: LedgerPool, sale_id: str, epoch: int) -> int:
 
 
 async def retire(pool: LedgerPool, sale_id: str, sequence: int) -> bool:
-    """Mark a partition as purged, for good, if the ledger holds exactly its entries up to `sequence`; whether it did."""
+    """Mark a partition as purged, for good, if the ledger holds its entries up to exactly `sequence`; tells if so."""
     return await pool.fetch_value(_queries["retire"], sale_id, sequence) is not None

@@ -13,6 +13,7 @@ from engine.domain.orders import OrderStatus, PaymentFate, rfc3339
 from engine.ledger.connect import LedgerPool
 from engine.ledger.cursors import CursorSeal, InvalidCursor
 from engine.ledger.feed import cursor_secret
+from engine.ledger.folding import payment_code
 from engine.ledger.queries import load
 from engine.ledger.sales import known_partition
 
@@ -93,7 +94,9 @@ async def search(pool: LedgerPool, query: OrderQuery, after: str, limit: int) ->
         payments = _by_order(await connection.fetch(_queries["payments_of"], *keys) if rows else [])
     return OrderPage(
         orders=[_document(row, lines[_key(row)], payments[_key(row)]) for row in rows],
-        next_cursor=seal.seal(_POSITION.pack(_microseconds(rows[-1]["created_at"]), *_key(rows[-1]))) if rows else after,
+        next_cursor=seal.seal(_POSITION.pack(_microseconds(rows[-1]["created_at"]), *_key(rows[-1])))
+        if rows
+        else after,
         has_more=len(found) > limit,
     )
 
@@ -207,11 +210,3 @@ def _payment(row: Any) -> dict[str, Any]:
         "code": payment_code(PaymentFate(row["fate"])),
         "received_at": _time(row["at"]),
     }
-
-
-_PAYMENT_CODES = {PaymentFate.TOO_LATE: "PAYMENT_TOO_LATE", PaymentFate.DUPLICATE: "DUPLICATE_PAYMENT"}
-
-
-def payment_code(fate: PaymentFate) -> str | None:
-    """The code under which a payment was recorded as due for refund; None for the one that settled its order."""
-    return _PAYMENT_CODES.get(fate)

@@ -83,7 +83,9 @@ SWEEP_LATENESS_SECONDS = Histogram(
 )
 PARTITIONS_FROZEN = Gauge("miaocang_partitions_frozen", "Partitions that are frozen.", multiprocess_mode="mostrecent")
 PARTITION_OPENINGS = Counter("miaocang_partition_openings", "Partitions opened by the guard under a new epoch.")
-LOOP_FAILURES = Counter("miaocang_worker_loop_failures", "Failures of the worker's loops, after each of which the loop started again.", ["loop"])
+LOOP_FAILURES = Counter(
+    "miaocang_worker_loop_failures", "Failures of a worker's loop, which then starts again.", ["loop"]
+)
 FREEZES = Counter("miaocang_partition_freezes", "Partitions left frozen by the guard, by reason.", ["reason"])
 
 

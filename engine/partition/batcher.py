@@ -18,6 +18,9 @@ from engine.observability import metrics
 from engine.partition.call import ScriptFailed
 from engine.partition.codec import Reply
 
+CONNECTIONS_MAX = 64
+"""Connections to Redis of one process, unless it asks for fewer."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchBounds:
@@ -31,8 +34,7 @@ class BatchBounds:
     """Calls under way at once for each partition: one that Redis works on, and one on its way there."""
     queue_commands_max: int = 20_000
     """Commands that wait for a call, for each partition; one more is turned away."""
-    connections_max: int = 64
-    """Connections to Redis of this process."""
+    connections_max: int = CONNECTIONS_MAX
 
 
 class Caller(Protocol):

@@ -38,6 +38,9 @@ class Connections:
             max_connections=connections_max,
             timeout=CONNECTION_WAIT_SECONDS,
             socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            # every wait has a limit of its own here; with one of its own redis-py writes under asyncio.wait_for, which
+            # until Python 3.12 swallows a cancellation (or a time-out of ours) that comes as the write ends
+            socket_timeout=None,
             socket_keepalive=True,
             retry=None,
             health_check_interval=0,

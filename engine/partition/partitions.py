@@ -8,12 +8,15 @@ from typing import Self
 from engine.domain.commands import Command
 from engine.domain.errors import PartitionFrozen
 from engine.partition import keyspace
-from engine.partition.batcher import BatchBounds, Batcher
+from engine.partition.batcher import CONNECTIONS_MAX, BatchBounds, Batcher
 from engine.partition.call import CallSettings, ScriptCaller
 from engine.partition.codec import Reply
 from engine.partition.connections import Connections, pairs
 from engine.partition.guarding import Guarding
 from engine.partition.journal_reader import JournalReader
+from engine.settings import Settings
+
+MS_PER_HOUR = 3_600_000
 
 
 class Partitions:
@@ -31,6 +34,25 @@ class Partitions:
         self._bounds = bounds
         self._deadline_seconds = calls.request_deadline_seconds
         self._batchers: dict[str, Batcher] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings, connections_max: int = CONNECTIONS_MAX) -> Self:
+        """The door to the partitions of the settings' Redis. Raises ValueError where they name none."""
+        if settings.redis_url is None:
+            raise ValueError("MIAOCANG_REDIS_URL is missing; `miaocang up` gives it to the processes it starts")
+        calls = CallSettings(
+            call_timeout_seconds=settings.call_timeout_seconds,
+            request_deadline_seconds=settings.request_deadline_seconds,
+            backlog_max_entries=settings.ledger_backlog_max_entries,
+            retention_ms=int(settings.order_retention_hours * MS_PER_HOUR),
+        )
+        bounds = BatchBounds(
+            batch_orders_max=settings.batch_orders_max,
+            batch_lines_max=settings.batch_lines_max,
+            batches_in_flight_max=settings.batches_in_flight_max,
+            connections_max=connections_max,
+        )
+        return cls(settings.redis_url, calls, bounds)
 
     async def __aenter__(self) -> Self:
         return self

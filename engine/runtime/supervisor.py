@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -43,7 +44,7 @@ LAST_RUN_SECONDS_MAX = 10.0
 HOUSE_SECONDS = 0.5
 LOOK_FOR_FAILURES_SECONDS = 0.2  # processes join those that are waited for while the engine starts
 SERVING_SHARE_OF_DRAIN = 0.8  # of the time to drain, so that the worker and the stores have some left
-WORKER_DRAIN_SECONDS = 1.5
+WORKER_DRAIN_SECONDS_MIN = 1.5  # it gets what the serving processes have left of the time
 STORES_STOP_SECONDS = 2.0
 
 # -P: a directory called `engine` where the command was typed must not be taken for ours.
@@ -270,9 +271,11 @@ class Supervisor:
 
     async def _stop_everything(self) -> None:
         """Serving processes first, then the worker, then the stores; never raises for a process that will not end."""
+        started_at = time.monotonic()
         serving_seconds = self._settings.drain_seconds * SERVING_SHARE_OF_DRAIN + 0.2
         await self._stop_kinds({"gateway", "backoffice"}, serving_seconds)
-        await self._stop_kinds({"worker"}, WORKER_DRAIN_SECONDS)
+        left_seconds = self._settings.drain_seconds - (time.monotonic() - started_at) - STORES_STOP_SECONDS
+        await self._stop_kinds({"worker"}, max(left_seconds, WORKER_DRAIN_SECONDS_MIN))
         await self._stop_kinds({"redis", "postgres"}, STORES_STOP_SECONDS)
         if self._placeholder is not None:
             self._placeholder.close()

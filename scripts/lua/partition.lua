@@ -77,8 +77,10 @@ local function refuse_batch(batch, run, time)
     if header.run ~= run or not has_definition(batch) then return { code.PARTITION_MISSING, '' } end
     make_partition(run)
   end
-  if state.frozen ~= '' then return { code.FROZEN, state.frozen } end
-  if state.run ~= run then return { code.FROZEN, 'Redis has started anew and has not been reconciled yet' } end
+  if state.retired == 0 then -- a sale that has left Redis for good has nothing that could be in doubt
+    if state.frozen ~= '' then return { code.FROZEN, state.frozen } end
+    if state.run ~= run then return { code.FROZEN, 'Redis has started anew and has not been reconciled yet' } end
+  end
   if header.epoch ~= state.epoch then return { code.STALE_EPOCH, '' } end
   if time > header.not_after then return { code.TOO_LATE, '' } end
   return nil

@@ -35,11 +35,12 @@ from engine.domain.outcomes import Outcome
 from engine.ledger.connect import WRITER_SETTINGS, LedgerPool, open_pool
 from engine.ledger.persister import LedgerWriter
 from engine.ledger.sales import known_partition, retire
-from engine.partition import keyspace, retiring
+from engine.partition import keyspace
 from engine.partition.batcher import BatchBounds
 from engine.partition.partitions import Partitions
 from engine.settings import Settings
 from tests.conftest import CALL_SETTINGS
+from tests.lua.shop import purge
 
 SALE = "drop-1"
 KEYS = keyspace.partition_keys(SALE)
@@ -208,7 +209,7 @@ async def test_a_trimmed_journal_holds(busy: Live) -> None:
 async def test_a_partition_opened_anew_holds(busy: Live) -> None:
     guarding = busy.partitions.guarding
     await guarding.freeze(SALE, "a drill")
-    assert await guarding.open(SALE, await guarding.look(SALE), await guarding.server_run(), "reconciled")
+    assert await guarding.open(SALE, await guarding.look(SALE), 2, await guarding.server_run(), "reconciled")
     await busy.hold("b6", ("TEE-M", 1))
     report = await busy.audit()
     assert report.holds, words(report)
@@ -461,11 +462,11 @@ async def test_a_retired_sale_is_compared_in_the_ledger_alone_and_says_so(busy: 
 async def test_a_sale_that_is_purged_while_it_is_looked_at_is_compared_in_the_ledger_alone(busy: Live) -> None:
     sequence = await busy.persist()
 
-    async def purge() -> None:
+    async def retire_and_purge() -> None:
         await retire(busy.pool, SALE, sequence)
-        await retiring.purge(busy.partitions.connections, SALE)
+        await purge(busy.partitions, SALE)
 
-    purging = asyncio.create_task(purge())
+    purging = asyncio.create_task(retire_and_purge())
     report = await busy.audit()
     assert report.holds, words(report)
     await purging
@@ -473,7 +474,7 @@ async def test_a_sale_that_is_purged_while_it_is_looked_at_is_compared_in_the_le
 
 
 async def test_a_sale_purged_from_redis_and_not_retired_in_the_ledger_fails(busy: Live) -> None:
-    await retiring.purge(busy.partitions.connections, SALE)
+    await purge(busy.partitions, SALE)
     assert not (await busy.audit()).holds
 
 
@@ -482,7 +483,7 @@ async def test_a_partition_that_the_guard_opens_in_time_holds(busy: Live) -> Non
     await guarding.freeze(SALE, "a drill")
     auditing = asyncio.create_task(busy.audit())
     await asyncio.sleep(0.3)
-    assert await guarding.open(SALE, await guarding.look(SALE), await guarding.server_run(), "reconciled")
+    assert await guarding.open(SALE, await guarding.look(SALE), 2, await guarding.server_run(), "reconciled")
     report = await auditing
     assert report.holds, words(report)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.domain.commands import Cancel, NotePersisted
+from engine.domain.commands import Cancel, Close, GetOrder, NotePersisted
 from engine.domain.errors import PartitionFrozen
 from engine.domain.outcomes import Outcome
 from engine.ledger.connect import WRITER_SETTINGS, LedgerPool, open_pool
 from engine.ledger.persister import LedgerWriter
-from engine.ledger.sales import known_partition
+from engine.ledger.sales import known_partition, retire
 from engine.partition import keyspace
 from engine.partition.batcher import BatchBounds
 from engine.partition.partitions import Partitions
@@ -227,3 +227,16 @@ async def test_trimmed_journals_are_reconciled_too(house: House) -> None:
     await house.start_redis()
     await house.guard.look()
     assert (await house.shop.hold("u9", "k", ("A", 1))).outcome is Outcome.DONE
+
+
+async def test_a_retired_sale_stays_known_as_closed_through_a_restart(house: House) -> None:
+    await house.shop.ask(Close())
+    sequence = await house.persist()
+    assert await retire(house.pool, SALE, sequence)
+    assert await house.partitions.guarding.retire(SALE, sequence)
+    await house.kill_redis()
+    await house.start_redis()
+    await house.guard.look()
+    assert (await house.shop.hold("u", "k", ("A", 1))).outcome is Outcome.SALE_CLOSED
+    order_id, _ = house.shop.hold_command("u", "k", ("A", 1))
+    assert (await house.shop.ask(GetOrder(order_id.digest)))[0].outcome is Outcome.ORDER_NOT_FOUND

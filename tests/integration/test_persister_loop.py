@@ -9,10 +9,11 @@ import pytest
 
 from engine.domain.journal import JOURNAL_FORMAT, JournalRecord
 from engine.domain.outcomes import Outcome
-from engine.ledger.connect import LedgerPool
+from engine.ledger.connect import LedgerPool, open_pool
 from engine.ledger.feed import Feed
 from engine.ledger.persister import LedgerWriter, Passing
 from engine.ledger.sales import known_partition, levels
+from engine.observability import metrics
 from engine.partition.keyspace import partition_keys
 from engine.partition.partitions import Partitions
 from engine.settings import Settings
@@ -166,3 +167,17 @@ async def test_draining_writes_what_is_left(shop: Shop, partitions: Partitions, 
     await asyncio.wait_for(task, 10)
     await persister.finish(time.monotonic() + 10)
     await ledger_reaches(writing, shop.sale_id, 502, 0)
+
+
+async def test_while_postgresql_is_away_the_lag_is_seen_to_grow(shop: Shop, partitions: Partitions) -> None:
+    pool = await open_pool("postgresql://nobody:nothing@127.0.0.1:1/none", 1)
+    task = asyncio.create_task(make_persister(partitions, pool).run())
+    seen = []
+    for buyer in range(3):
+        await shop.hold(f"u-{buyer}", "key", ("A", 1))
+        await asyncio.sleep(1.2 if buyer else 0.5)
+        seen.append((metrics.PERSISTER_LAG_ENTRIES._value.get(), metrics.PERSISTER_LAG_SECONDS._value.get()))
+    task.cancel()
+    await pool.close()
+    assert [entries for entries, _ in seen][-1] == 5
+    assert seen[-1][1] > 1.0 and seen == sorted(seen)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from engine.domain.commands import ChangeStock, Define, DefineSku, GetSale, Hold, Open, Settle, StockChange
 from engine.domain.identifiers import OrderId
 from engine.domain.journal import Entry, decode_entry, decode_record
@@ -9,6 +11,7 @@ from engine.domain.orders import HoldRequest, OrderRecord, RequestedLine
 from engine.domain.outcomes import Outcome
 from engine.domain.sales import StockLevels
 from engine.partition.codec import Reply, SaleSnapshot
+from engine.partition.keyspace import partition_keys
 from engine.partition.partitions import Partitions
 
 SALE = "live-1"
@@ -36,7 +39,7 @@ def definition(*skus: DefineSku, **fields: Any) -> Define:
         **{
             "command_id": f"define-{len(skus)}-{sorted(fields.items())!r}",
             "if_match": 0,
-            "definition": "{}",
+            "definition": msgspec.json.encode({"of": repr((skus, sorted(fields.items())))}).decode(),
             "currency": "CNY",
             "hold_ms": 60_000,
             "buyer_limit": 0,
@@ -97,6 +100,13 @@ class Shop:
             for sequence, entry in enumerate(record.entries, record.first_sequence):
                 found.append((sequence, record.at_ms, decode_entry(entry)))
         return found
+
+
+async def purge(partitions: Partitions, sale_id: str) -> None:
+    """Leave of a sale in Redis what retiring leaves, whatever state it is in."""
+    state, *everything_else = partition_keys(sale_id)
+    await partitions.connections.execute("HSET", state, "retired", 1)
+    await partitions.connections.execute("UNLINK", *everything_else)
 
 
 def order_of(reply: Reply) -> OrderRecord:

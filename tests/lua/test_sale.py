@@ -3,10 +3,12 @@
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from engine.domain.commands import (
     ApplySchedule,
+    ChangeStock,
     Close,
     Delete,
     GetAvailability,
@@ -15,6 +17,7 @@ from engine.domain.commands import (
     Open,
     Pause,
     Resume,
+    StockChange,
 )
 from engine.domain.outcomes import Outcome
 from tests.lua.shop import Shop, definition, order_of, sku
@@ -39,6 +42,20 @@ async def test_a_quantity_sets_what_is_allocated_and_the_difference_is_shared(sh
     assert (short.outcome, short.detail[0]) == (Outcome.CONFLICT, "A")
     await shop.ask(definition(sku("A", 4), command_id="4"))
     assert (await shop.levels("A")).pools == {"shared": 0, "douyin": 4}
+
+
+async def test_a_definition_that_is_in_force_already_changes_nothing(shop: Shop) -> None:
+    await shop.open(sku("A", 10, withheld=2, channels=[("douyin", 3)]), command_id="1")
+    await shop.move("m", ("A", "withheld", "shared", 1))
+    before = await shop.sale()
+    same = definition(sku("A", 10, withheld=2, channels=[("douyin", 3)]), command_id="1")
+    again = msgspec.structs.replace(same, command_id="2")
+    assert [(reply.outcome, reply.detail) for reply in await shop.ask(again)] == [(Outcome.DONE, [False])]
+    assert await shop.sale() == before
+    assert (await shop.ask(ChangeStock("more", "x", [StockChange("A", "", "shared", 5)])))[0].outcome is Outcome.DONE
+    await shop.ask(msgspec.structs.replace(same, command_id="3"))  # now its quantity is another than is in force
+    after = await shop.sale()
+    assert (after.state.version, dict(after.levels)["A"].allocated) == (before.state.version + 2, 10)
 
 
 async def test_a_sku_left_out_is_removed_unless_it_is_held_or_settled(shop: Shop) -> None:

@@ -1,8 +1,8 @@
 """The ledger's SQL: files of named queries, each with a line on what it does.
 
-    -- name: page_after
-    -- Feed rows behind a number, in order.
-    SELECT …
+-- name: page_after
+-- Feed rows behind a number, in order.
+SELECT …
 """
 
 import re

@@ -86,6 +86,12 @@ local function refuse_definition(c, exists)
   return nil
 end
 
+-- The definition in force, word for word, with its quantities in force too: no change of state, so no entry and no
+-- version. Whoever repeats a PUT gets the same sale again, and nobody's ETag goes stale by it.
+local function changes_nothing(c, plan)
+  return #plan.moved == 0 and #plan.removed == 0 and definition.read() == c[4]
+end
+
 function commands.define.apply(c)
   local exists = sale_exists()
   if exists and state.define_command == c[2] then return { code.REPEATED, state.define_created == 1 } end
@@ -94,6 +100,7 @@ function commands.define.apply(c)
   local plan
   plan, refusal = plan_rows(c[11])
   if not plan then return refusal end
+  if exists and changes_nothing(c, plan) then return { code.DONE, false } end
 
   apply_rows(plan)
   if not exists then

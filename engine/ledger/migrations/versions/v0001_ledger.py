@@ -30,7 +30,8 @@ CREATE TABLE partitions (
     retired_at         timestamptz,
     UNIQUE (sale_id, partition_number)
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE partitions IS 'The offset: how far each partition''s journal is in the ledger. Its row lock is the fence between persisters.';
+COMMENT ON TABLE partitions IS
+    'How far each partition''s journal is in the ledger. Its row lock is the fence between persisters.';
 
 CREATE TABLE journal (
     partition_id integer NOT NULL,
@@ -166,8 +167,8 @@ INSERT INTO settings (name, value) VALUES
 """
 
 TABLES = (
-    "settings", "acknowledgements", "counters", "feed", "stock", "payments", "order_lines", "orders", "sales", "journal",
-    "partitions",
+    "settings", "acknowledgements", "counters", "feed", "stock", "payments", "order_lines", "orders", "sales",
+    "journal", "partitions",
 )  # fmt: skip
 
 
