@@ -1,0 +1,1 @@
+"""The demo: a livestream flash sale on real order data, played through the public HTTP interfaces alone."""
