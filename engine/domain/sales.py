@@ -17,7 +17,10 @@ from engine.domain.identifiers import (
     Pool,
 )
 
-SALE_SKUS_MAX = 50_000
+SALE_SKUS_MAX = 20_000
+SALE_SKU_CHARACTERS_MAX = 1_000_000
+"""Of all SKUs' names together. Redis' Lua hashes long strings by a few of their characters, so that many long names
+that are much alike make its tables slow, and the script holds up every other sale meanwhile."""
 STOCK_CHANGES_MAX = 50_000
 LABELS_MAX = 64
 

@@ -4,12 +4,12 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ResponseError
+from redis.exceptions import NoScriptError
 
 from engine.domain.commands import Command, Define
-from engine.domain.errors import MiaocangError, OutcomeUnknown, Overloaded, PartitionFrozen, PartitionUnavailable
+from engine.domain.errors import MiaocangError, OutcomeUnknown, PartitionFrozen, PartitionUnavailable
 from engine.domain.outcomes import Outcome
 from engine.observability import metrics
 from engine.partition import keyspace
@@ -23,7 +23,14 @@ from engine.partition.codec import (
     encode_header,
     replies_of,
 )
-from engine.partition.connections import AnswerLost, Connections, NotSent
+from engine.partition.connections import (
+    AnswerLost,
+    BusyLoadingError,
+    Connections,
+    NotSent,
+    ResponseError,
+    unavailable,
+)
 from engine.partition.redis_clock import RedisClock
 from engine.partition.scripts import load_script
 
@@ -153,19 +160,13 @@ class ScriptCaller:
                 metrics.CALL_RETRIES.labels(cause="no_script").inc()
                 words = (self._script.text, *words[1:])
                 answer = await self._connections.call("EVAL", *words, timeout_seconds=timeout_seconds)
-        except BusyLoadingError:
-            raise
-        except OutOfMemoryError as error:
-            metrics.REDIS_ERRORS.labels(kind="out_of_memory").inc()
-            raise Overloaded("Redis has no memory left") from error
         except ResponseError as error:
-            raise _failure(error) from error
+            metrics.REDIS_ERRORS.labels(kind="response").inc()
+            raise unavailable(error) or ScriptFailed(str(error)) from error
         return decode_answer(answer)
 
     async def _read_clock(self) -> None:
-        seconds, microseconds = await self._connections.call(
-            "TIME", timeout_seconds=self._settings.call_timeout_seconds
-        )
+        seconds, microseconds = await self._ask("TIME")
         self._clock.adopt(int(seconds) * 1000 + int(microseconds) // 1000)
 
     def _learn_epoch(self, sale_id: str, answer: BatchAnswer) -> None:
@@ -177,18 +178,14 @@ class ScriptCaller:
 
     async def _vouched_run(self) -> str:
         """The run of Redis that the guard has looked at: on no other may it be said that a sale never was."""
-        marker: bytes | None = await self._connections.call(
-            "GET", keyspace.INSTANCE, timeout_seconds=self._settings.call_timeout_seconds
-        )
+        marker: bytes | None = await self._ask("GET", keyspace.INSTANCE)
         return marker.decode() if marker else ""
 
-
-def _failure(error: ResponseError) -> MiaocangError:
-    """What an error of Redis means: it is read-only, cannot write to disk, is busy; or the script failed."""
-    text = str(error)
-    metrics.REDIS_ERRORS.labels(kind="response").inc()
-    if text.startswith(("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOPERM", "NOAUTH")):
-        return PartitionFrozen(f"Redis takes no writes: {text}")
-    if text.startswith(("BUSY", "TRYAGAIN")) or "OOM" in text:
-        return Overloaded(f"Redis is busy: {text}")
-    return ScriptFailed(text)
+    async def _ask(self, *words: str) -> Any:
+        """A question on the way to a call; without its answer the call has not been sent."""
+        try:
+            return await self._connections.call(*words, timeout_seconds=self._settings.call_timeout_seconds)
+        except AnswerLost as error:
+            raise NotSent(str(error)) from error
+        except ResponseError as error:
+            raise unavailable(error) or error from error

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, RedisError, ResponseError
 
-from engine.domain.errors import PartitionUnavailable
+from engine.domain.errors import Overloaded, PartitionFrozen, PartitionUnavailable
 from engine.observability import metrics
 
-__all__ = ["AnswerLost", "Connections", "NotSent", "ResponseError", "pairs"]
+__all__ = ["AnswerLost", "BusyLoadingError", "Connections", "NotSent", "ResponseError", "pairs", "unavailable"]
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 COMMAND_TIMEOUT_SECONDS = 5.0
@@ -69,7 +69,7 @@ class Connections:
                 async with asyncio.timeout(timeout_seconds):
                     await connection.send_command(*words)
                     return await connection.read_response(disconnect_on_error=True)
-            except ResponseError:
+            except (ResponseError, BusyLoadingError):  # an answer: Redis has not done it
                 raise
             except (RedisError, OSError, TimeoutError) as error:
                 await connection.disconnect(nowait=True)
@@ -80,11 +80,16 @@ class Connections:
                 raise
 
     async def execute(self, *words: str | bytes | int) -> Any:
-        """A command that may be repeated without harm. Raises PartitionUnavailable, or ResponseError."""
+        """A command that may be repeated without harm.
+
+        Raises PartitionUnavailable, or ResponseError where Redis refused it for what it says.
+        """
         try:
             return await self.call(*words, timeout_seconds=COMMAND_TIMEOUT_SECONDS)
-        except (NotSent, AnswerLost) as error:
+        except (NotSent, AnswerLost, BusyLoadingError) as error:
             raise PartitionUnavailable(str(error)) from error
+        except ResponseError as error:
+            raise unavailable(error) or error from error
 
     async def execute_all(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
         """Several such commands in one round trip; the answers in their order. Raises as `execute`."""
@@ -105,8 +110,8 @@ class Connections:
         except (NotSent, AnswerLost) as error:
             raise PartitionUnavailable(str(error)) from error
         for answer in answers:
-            if isinstance(answer, ResponseError):
-                raise answer
+            if isinstance(answer, (ResponseError, BusyLoadingError)):
+                raise unavailable(answer) or answer
         return answers
 
     async def close(self) -> None:
@@ -125,5 +130,22 @@ async def _answer(connection: AbstractConnection) -> Any:
     """One answer; an error that Redis sent is a value here, because the answers behind it must be read too."""
     try:
         return await connection.read_response()
-    except ResponseError as error:
+    except (ResponseError, BusyLoadingError) as error:
         return error
+
+
+def unavailable(error: RedisError) -> PartitionUnavailable | None:
+    """What an error in Redis' answer says of Redis rather than of the command; None where it is the command's.
+
+    Redis has not done what it answers so.
+    """
+    text = str(error)
+    if isinstance(error, BusyLoadingError):
+        return PartitionUnavailable(f"Redis is reading its data: {text}")
+    if isinstance(error, OutOfMemoryError) or "OOM" in text:
+        return Overloaded("Redis has no memory left")
+    if text.startswith(("BUSY", "TRYAGAIN")):
+        return Overloaded(f"Redis is busy: {text}")
+    if text.startswith(("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "NOPERM", "NOAUTH")):
+        return PartitionFrozen(f"Redis takes no writes: {text}")
+    return None

@@ -125,7 +125,7 @@ if not refused then
   read_ahead(batch)
   apply_schedule()
   for i, c in ipairs(batch) do replies[i] = apply(c) end
-  commit()
+  if state.exists or sale_exists() then commit() end -- a definition that was refused makes no partition
 end
 return cmsgpack.pack({
   refused and refused[1] or code.DONE, time, state.epoch, run, refused and refused[2] or '', replies,

@@ -1,6 +1,7 @@
 """The back office as it runs: a process of its own over real stores, with the worker beside it and a gateway where one
 is needed, asked over real sockets."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -13,11 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+import asyncpg
 
 from engine.runtime.child import die_with_parent
 from engine.runtime.ports import pick_free_port
 from engine.web.key_store import KEYS_FILE_NAME, create_key
-from tests.integration.running_gateway import Response
+from tests.integration.running_gateway import Response, running_redis
 
 LEDGER_LAG_SECONDS_MAX = 15.0
 """Two seconds by the contract; a machine that runs other tests meanwhile may take longer."""
@@ -168,3 +172,50 @@ def _start(kind: str, port: int, path: Path, environment: dict[str, str]) -> "su
             env=environment,
             preexec_fn=die_with_parent(signal.SIGKILL),  # noqa: PLW1509 - it only calls prctl
         )
+
+
+@contextmanager
+def fresh_database(postgres_url: str) -> Iterator[str]:
+    """The URL of a database of one's own with an empty ledger, where the test is no coroutine."""
+    name = f"test_{uuid4().hex}"
+    server = postgres_url.rpartition("/")[0]
+
+    async def execute(statement: str) -> None:
+        connection = await asyncpg.connect(f"{server}/postgres")
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(execute(f"CREATE DATABASE {name} TEMPLATE miaocang"))
+    try:
+        yield f"{server}/{name}"
+    finally:
+        asyncio.run(execute(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@contextmanager
+def whole_back_office(path: Path, postgres_url: str) -> Iterator[RunningBackOffice]:
+    """A back office with everything it needs: a Redis and a ledger of its own, a worker and a gateway."""
+    with (
+        running_redis(path / "redis") as (redis_url, _),
+        fresh_database(postgres_url) as database_url,
+        running_back_office(path / "office", redis_url, database_url) as office,
+    ):
+        yield office
+
+
+def sale_body(*skus: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """A sale's definition, of one SKU where none is named."""
+    return {
+        "title": "Live",
+        "currency": "CNY",
+        "hold_seconds": 60,
+        "skus": list(skus) or [sku("A")],
+        **fields,
+    }
+
+
+def sku(name: str, quantity: int = 10, **fields: Any) -> dict[str, Any]:
+    """A SKU of style TEE at 19.90."""
+    return {"sku": name, "style": "TEE", "unit_price_minor": 1990, "quantity": quantity, **fields}

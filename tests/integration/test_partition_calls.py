@@ -18,6 +18,7 @@ from engine.partition import keyspace
 from engine.partition.batcher import BatchBounds, Batcher
 from engine.partition.call import CallSettings, ScriptCaller, ScriptFailed
 from engine.partition.codec import CALL_FORMAT, Header, Reply, decode_answer, encode_commands, encode_header
+from engine.partition.connections import ResponseError
 from engine.partition.partitions import Partitions
 from engine.partition.scripts import load_script
 from tests.conftest import OwnRedis, own_redis, running_store
@@ -260,3 +261,20 @@ async def test_a_request_whose_caller_has_gone_leaves_the_others_their_answers(p
     assert [answer.outcome for answer in answers[1::2]] == [Outcome.DONE] * 5  # type: ignore[union-attr]
     order_id, _ = shop.hold_command("u1", "k", ("A", 1))
     assert (await shop.ask(GetOrder(order_id.digest), Open()))[0].outcome is Outcome.DONE
+
+
+async def test_a_redis_that_works_on_something_long_is_overloaded_and_not_a_defect(server: OwnRedis) -> None:
+    async with Partitions(server.url, PATIENT, BatchBounds()) as partitions:
+        await vouch(partitions)
+        shop = Shop(partitions)
+        await shop.open(sku("A", 5))
+        await partitions.connections.execute("CONFIG", "SET", "lua-time-limit", 1)
+        endless = asyncio.create_task(partitions.connections.execute("EVAL", "while true do end", 0))
+        with pytest.raises((Overloaded, OutcomeUnknown)):
+            await shop.hold("u", "k", ("A", 1))
+        with pytest.raises(PartitionUnavailable):
+            await partitions.sale_ids()
+        await partitions.connections.execute("SCRIPT", "KILL")
+        with pytest.raises(ResponseError):
+            await endless
+        assert (await shop.hold("u", "k", ("A", 1))).outcome in (Outcome.DONE, Outcome.REPEATED)

@@ -20,6 +20,7 @@ from engine.domain.commands import (
     StockChange,
 )
 from engine.domain.outcomes import Outcome
+from engine.partition.keyspace import partition_keys
 from tests.lua.shop import Shop, definition, order_of, sku
 
 
@@ -51,7 +52,8 @@ async def test_a_definition_that_is_in_force_already_changes_nothing(shop: Shop)
     same = definition(sku("A", 10, withheld=2, channels=[("douyin", 3)]), command_id="1")
     again = msgspec.structs.replace(same, command_id="2")
     assert [(reply.outcome, reply.detail) for reply in await shop.ask(again)] == [(Outcome.DONE, [False])]
-    assert await shop.sale() == before
+    now = await shop.sale()
+    assert (now.levels, now.state.version, now.state.sequence) == (before.levels, before.state.version, 3)
     assert (await shop.ask(ChangeStock("more", "x", [StockChange("A", "", "shared", 5)])))[0].outcome is Outcome.DONE
     await shop.ask(msgspec.structs.replace(same, command_id="3"))  # now its quantity is another than is in force
     after = await shop.sale()
@@ -199,3 +201,9 @@ async def test_a_sale_of_twenty_thousand_skus_is_made_changed_and_closed(shop: S
     assert (await shop.hold("u", "k", ("S19999", 3))).outcome is Outcome.DONE
     assert (await shop.ask(Close()))[0].outcome is Outcome.DONE
     assert sum(levels.allocated for _, levels in (await shop.sale()).levels) == 3
+
+
+async def test_a_refused_definition_makes_no_partition(shop: Shop) -> None:
+    refused = (await shop.ask(definition(sku("A", 1), if_match=-1)))[0]
+    assert refused.outcome is Outcome.CONFLICT
+    assert await shop.partitions.connections.execute("EXISTS", *partition_keys(shop.sale_id)) == 0
