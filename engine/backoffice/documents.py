@@ -120,8 +120,9 @@ class SaleDocument(Struct, omit_defaults=True, forbid_unknown_fields=True):
     version: int
     """Counts the operators' changes; the ETag is made of it."""
     sequence: int
-    as_of: Time
     skus: list[SkuDocument]
+    as_of: Time | UnsetType = UNSET
+    """When it was looked at. Not in the answer to a change, so that a repeat of the change is answered alike."""
     buyer_limit: int | UnsetType = UNSET
     style_limits: dict[str, int] | UnsetType = UNSET
     opens_at: Time | UnsetType = UNSET

@@ -1,6 +1,7 @@
 """What the routes of sales do: make commands of the request, submit them, render the sale."""
 
 import msgspec
+from msgspec import UNSET
 
 from engine.backoffice.cursors import LedgerCursors
 from engine.backoffice.definition import define_command, shortage_errors
@@ -80,7 +81,7 @@ class SaleHandlers:
     async def read_sale(self, call: Call) -> Answer | Problem:
         """The sale as it stands."""
         found = await self._reader.find(call.path["sale_id"])
-        return found if isinstance(found, Problem) else _sale_answer(200, found)
+        return found if isinstance(found, Problem) else _answer(200, found)
 
     async def list_sales(self, call: Call) -> Answer | Problem:
         """A page of sales."""
@@ -163,5 +164,10 @@ def _document(now: Reply, sale_id: str) -> SaleDocument:
 
 
 def _sale_answer(status: int, document: SaleDocument, headers: tuple[Header, ...] = ()) -> Answer:
+    """The answer to a change: the sale without the time, which would be another for each repeat."""
+    return _answer(status, msgspec.structs.replace(document, as_of=UNSET), headers)
+
+
+def _answer(status: int, document: SaleDocument, headers: tuple[Header, ...] = ()) -> Answer:
     own: tuple[Header, ...] = (("Content-Type", JSON), ("ETag", entity_tag(document.version)))
     return Answer(status, msgspec.json.encode(document), (*own, *headers))

@@ -43,7 +43,7 @@ def test_a_sale_is_created_with_its_units_where_they_belong(office: RunningBackO
     assert answer.headers["Location"] == "/ops/v1/sales/created"
     assert answer.headers["ETag"] == '"v1"'
     document = answer.json
-    assert document.pop("as_of").endswith("Z")
+    assert "as_of" not in document  # a repeat is answered alike
     assert document.pop("sequence") == 1
     levels = {"allocated": 50, "withheld": 5, "available": 45, "held": 0, "settled": 0}
     expected = {**body["skus"][0], **levels, "pools": {"shared": 35, "douyin": 10}}
@@ -68,7 +68,8 @@ def test_what_was_read_can_be_put_back(office: RunningBackOffice) -> None:
     answer = office.put("back", before)
     assert answer.status == 200, answer.json
     after = answer.json
-    for changing in ("version", "sequence", "as_of"):
+    assert before.pop("as_of").endswith("Z")
+    for changing in ("version", "sequence"):
         before.pop(changing), after.pop(changing)
     assert after == before
 
