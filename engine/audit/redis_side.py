@@ -187,6 +187,8 @@ async def _fold_record(
         return None
     if record.last_sequence != record_sequence:
         side.journal.add(f"the record at {record_sequence} in Redis ends at {record.last_sequence}")
+    if record.first_sequence > up_to:
+        return record.first_sequence  # made since Redis answered its levels: the fold stops before it
     if record.first_sequence > side.fold.sequence + 1:
         await _fill_from_ledger(pool, side, record.first_sequence - 1)
     for sequence, raw in enumerate(record.entries, record.first_sequence):

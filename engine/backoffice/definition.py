@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.backoffice.documents import SaleBody, SkuEntry
 from engine.domain.commands import Define, DefineSku
-from engine.domain.sales import SALE_SKU_CHARACTERS_MAX
+from engine.domain.sales import SALE_SKU_CHARACTERS_MAX, SALE_SKUS_MAX
 from engine.web.problems import FieldError
 
 MOMENT_FIRST = datetime(1970, 1, 2, tzinfo=UTC)
@@ -26,7 +26,7 @@ def definition_errors(body: SaleBody) -> Sequence[FieldError]:
         moment = getattr(body, name)
         if moment is not UNSET and not MOMENT_FIRST <= moment < MOMENT_LAST:
             errors.append(FieldError(name, "must be between the years 1970 and 9999"))
-    if not errors and 0 < moment_ms(body.closes_at) <= moment_ms(body.opens_at):
+    if 0 < moment_ms(body.closes_at) <= moment_ms(body.opens_at):
         errors.append(FieldError("closes_at", "must be later than opens_at"))
     return errors
 
@@ -40,6 +40,8 @@ def _sku_errors(skus: Sequence[SkuEntry]) -> Sequence[FieldError]:
         seen.add(entry.sku)
         if entry.location is not UNSET:
             errors.append(FieldError(f"skus[{position}].location", "cannot be used yet: locations are not built"))
+    if len(skus) > SALE_SKUS_MAX:
+        errors.append(FieldError("skus", f"must be {SALE_SKUS_MAX} at most"))
     if sum(map(len, seen)) > SALE_SKU_CHARACTERS_MAX:
         errors.append(FieldError("skus", f"must have {SALE_SKU_CHARACTERS_MAX} characters at most in all their names"))
     return errors

@@ -198,3 +198,6 @@ Command = (
     | ApplySchedule
     | NotePersisted
 )
+
+QUESTIONS = (GetOrder, ListBuyerOrders, GetAvailability, GetSale)
+"""Commands that change nothing: one that lost its answer has no outcome that could be unknown."""

@@ -74,10 +74,11 @@ class Violation(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """A PartitionOpened: holds of before it whose deadline had passed then may not expire before the grace ends."""
+    """A PartitionOpened: holds whose deadline passed while the partition was frozen may not expire before the grace."""
 
     sequence: int
     at_ms: int
+    grace_from_ms: int
     grace_until_ms: int
 
 
@@ -390,7 +391,7 @@ class PartitionFold:
         deadline_ms = order.held_until_ms
         first = bisect_right(self._openings, order.sequence, key=lambda opening: opening.sequence)
         for opening in self._openings[first:]:
-            if deadline_ms <= opening.at_ms:
+            if opening.grace_from_ms < order.held_until_ms <= opening.at_ms:
                 deadline_ms = max(deadline_ms, opening.grace_until_ms)  # 0 where the guard found none that had passed
         return deadline_ms
 
@@ -598,7 +599,7 @@ class PartitionFold:
         if entry.epoch <= self.epoch:
             self._report(Rule.SALE_CHANGES, sequence, f"epoch {entry.epoch} was opened after {self.epoch}")
         self.epoch = entry.epoch
-        self._openings.append(Opening(sequence, self.at_ms, entry.grace_until_ms))
+        self._openings.append(Opening(sequence, self.at_ms, entry.grace_from_ms, entry.grace_until_ms))
 
 
 def _milliseconds(moment: datetime) -> int:

@@ -121,8 +121,10 @@ class PartitionOpened(Struct, tag=15, array_like=True, frozen=True):
 
     epoch: int
     reason: str
+    grace_from_ms: int
+    """Deadlines behind this time and up to the opening passed while the partition was frozen. 0 where none did."""
     grace_until_ms: int
-    """Deadlines that had passed at the opening are extended to this time."""
+    """They are extended to this time."""
 
 
 Entry = (

@@ -65,7 +65,7 @@ class SaleDefinition(Struct, frozen=True, omit_defaults=True):
     title: Text
     currency: Currency
     hold_seconds: Annotated[int, Meta(ge=1, le=HOLD_SECONDS_MAX)]
-    skus: Annotated[list[SkuDefinition], Meta(max_length=SALE_SKUS_MAX)]
+    skus: list[SkuDefinition]
     buyer_limit: Limit | UnsetType = UNSET
     style_limits: dict[Name, Limit] | UnsetType = UNSET
     opens_at: Moment | UnsetType = UNSET

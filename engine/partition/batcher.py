@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.domain.commands import ChangeStock, Command, Define, Hold
-from engine.domain.errors import MiaocangError, OutcomeUnknown, Overloaded
+from engine.domain.commands import QUESTIONS, ChangeStock, Command, Define, Hold
+from engine.domain.errors import MiaocangError, OutcomeUnknown, Overloaded, PartitionUnavailable
 from engine.domain.outcomes import Outcome
 from engine.observability import metrics
 from engine.partition.call import ScriptFailed
@@ -180,7 +180,8 @@ class Batcher:
 def _fail(batch: list[_Request], error: MiaocangError) -> None:
     for request in batch:
         if not request.answer.done():
-            request.answer.set_exception(error)
+            only_asked = isinstance(error, OutcomeUnknown) and all(isinstance(c, QUESTIONS) for c in request.commands)
+            request.answer.set_exception(PartitionUnavailable(str(error)) if only_asked else error)
 
 
 def _lines(command: Command) -> int:

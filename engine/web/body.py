@@ -85,11 +85,27 @@ def _refuse_constant(name: str) -> Never:
 def convert(kind: type[T], loaded: Any) -> T | Problem:
     """Loaded data in which no error was found, as a `kind`."""
     try:
-        return msgspec.convert(loaded, kind)
+        try:
+            return msgspec.convert(loaded, kind)
+        except UnicodeEncodeError:
+            return msgspec.convert(_without_unspeakable_names(loaded), kind)
     except msgspec.ValidationError as error:
         # msgspec is the judge: a rule of its that the list of errors does not know still refuses.
         reason, _, path = str(error).partition(" - at `$")
         return invalid([FieldError(path.rstrip("`").lstrip(".") or "body", reason)])
+
+
+def _without_unspeakable_names(loaded: Any) -> Any:
+    """The data without members whose names hold lone surrogates: none that we know does, and msgspec cannot look."""
+    if isinstance(loaded, dict):
+        return {name: _without_unspeakable_names(value) for name, value in loaded.items() if _is_speakable(name)}
+    if isinstance(loaded, list):
+        return [_without_unspeakable_names(value) for value in loaded]
+    return loaded
+
+
+def _is_speakable(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def decode_query(kind: type[T], query: str) -> T | Problem:

@@ -12,12 +12,12 @@ from engine.web.problems import Code, Problem
 Headers = Callable[[str], Sequence[str]]
 """All values of a header by its name (in any case), in the order of arrival; empty where it is absent."""
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}\Z")
+_REQUEST_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?\Z")
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}\Z")
 
 
 def request_id_of(headers: Headers) -> str:
-    """The caller's X-Request-Id if it is one (1 to 128 visible ASCII characters, given once), else a new one."""
+    """The caller's X-Request-Id if it can be one (1 to 1024 printable ASCII characters, given once), else a new one."""
     given = headers("X-Request-Id")
     if len(given) == 1 and _REQUEST_ID.match(given[0]):
         return given[0]

@@ -12,11 +12,19 @@
 --- @include "includes/clock"
 --- @include "includes/journal"
 
--- Deadlines that passed while the partition was frozen get a grace, so that buyers who could not pay meanwhile can.
-local function grace_until(due_key, grace_ms)
-  local passed = redis.call('ZRANGEBYSCORE', due_key, '-inf', integer_text(now), 'LIMIT', 0, 1)
-  if #passed == 0 then return 0 end
-  return now + grace_ms
+-- Deadlines that passed while the partition was frozen get a grace, so that buyers who could not pay meanwhile can:
+-- those behind its last state change, for before that it was open. Graces that are not over stay as they are.
+-- Returns the graces in force, and the new one: {from, to, until}, zeros if no deadline passed.
+local function extend_graces(due_key, grace_ms)
+  local graces, new = {}, { 0, 0, 0 }
+  for _, grace in ipairs(state.graces == '' and {} or cmsgpack.unpack(state.graces)) do
+    if now < grace[3] then graces[#graces + 1] = grace end
+  end
+  if redis.call('ZCOUNT', due_key, '(' .. integer_text(state.clock), integer_text(now)) > 0 then
+    new = { state.clock, now, now + grace_ms }
+    graces[#graces + 1] = new
+  end
+  return graces, new
 end
 
 local function open(epoch, sequence, next_epoch, run, reason, grace_ms)
@@ -26,8 +34,9 @@ local function open(epoch, sequence, next_epoch, run, reason, grace_ms)
   state.set('run', run)
   state.set('frozen', '')
   state.set('opened_at', now)
-  state.set('grace_until', grace_until(KEYS[4], grace_ms))
-  journal.append({ entry.PARTITION_OPENED, state.epoch, reason, state.grace_until })
+  local graces, grace = extend_graces(KEYS[4], grace_ms)
+  state.set('graces', #graces > 0 and cmsgpack.pack(graces) or '')
+  journal.append({ entry.PARTITION_OPENED, state.epoch, reason, grace[1], grace[3] })
   local write_journal = journal.pack()
   local write_state = state.pack()
   write_journal()

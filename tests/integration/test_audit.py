@@ -248,6 +248,33 @@ async def test_the_audit_is_exact_while_buyers_buy(live: Live) -> None:
     assert report.holds, words(report)
 
 
+async def test_the_audit_is_exact_while_every_audit_is_overtaken_by_buyers_and_the_persister(live: Live) -> None:
+    await live.define(quantity=100_000)
+    await live.ask(Open())
+    over = asyncio.Event()
+
+    async def buy(buyer: str) -> None:
+        while not over.is_set():
+            digest = await live.hold(buyer, ("TEE-M", 1))
+            await live.ask(Cancel(digest))
+
+    async def keep_persisting() -> None:
+        while not over.is_set():
+            await live.persist()
+
+    for _ in range(300):  # records enough for several reads, between which others go on
+        await live.ask(Cancel(await live.hold("b0", ("TEE-M", 1))))
+    await live.persist()
+    busy_ones = [asyncio.create_task(work) for work in (*(buy(f"b{n}") for n in range(4)), keep_persisting())]
+    try:
+        for _ in range(30):
+            report = await live.audit()
+            assert report.holds, words(report)
+    finally:
+        over.set()
+        await asyncio.gather(*busy_ones)
+
+
 async def test_a_sale_is_answered_as_of_its_place_in_the_batch(live: Live) -> None:
     """The audit rests on it: levels and sequence number of one moment, whatever else is in the batch."""
     await live.define()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from engine.domain.commands import Cancel, Close, Expire, GetOrder, ListBuyerOrders, NotePersisted, Pause
+from engine.domain.commands import Cancel, Close, Expire, GetOrder, ListBuyerOrders, NotePersisted, Pause, Settle
 from engine.domain.outcomes import Outcome
 from engine.partition.batcher import BatchBounds
 from engine.partition.call import CallSettings
@@ -119,6 +119,11 @@ async def test_a_discount_above_the_lines_is_invalid(shop: Shop) -> None:
     refused = await shop.hold("u", "k", ("A", 1), discount_minor=1991)
     assert (refused.outcome, refused.detail[0]) == (Outcome.INVALID, "discount_minor")
     assert (await shop.hold("u", "k", ("A", 1), discount_minor=1990)).outcome is Outcome.DONE
+    await shop.ask(definition(sku("A", 9, unit_price_minor=5), command_id="cheaper"), Pause())
+    assert (await shop.hold("u", "k", ("A", 1), discount_minor=1990)).outcome is Outcome.REPEATED
+    assert (await shop.hold("u", "k", ("A", 1), discount_minor=1991)).outcome is Outcome.INVALID
+    assert (await shop.hold("v", "k", ("A", 1), discount_minor=6)).outcome is Outcome.INVALID
+    assert (await shop.hold("v", "k", ("A", 1), discount_minor=5)).outcome is Outcome.SALE_NOT_OPEN
 
 
 async def test_refusals_come_in_the_contracts_order(shop: Shop, partitions: Partitions, redis_server: str) -> None:
@@ -217,6 +222,10 @@ async def test_orders_leave_the_gateways_sight_when_their_time_is_over(shop: Sho
     assert (await shop.ask(GetOrder(order_id.digest)))[0].outcome is Outcome.DONE
     async with Partitions(redis_server, CallSettings(5, 20, 10**6, 0), BatchBounds()) as later:
         assert (await later.submit(SALE, GetOrder(order_id.digest)))[0].outcome is Outcome.ORDER_NOT_FOUND
+        assert (await later.submit(SALE, Settle(order_id.digest, "p", 1990, "CNY")))[0].outcome is Outcome.DONE
+        assert (await later.submit(SALE, Settle(order_id.digest, "p", 1990, "CNY")))[
+            0
+        ].outcome is Outcome.ORDER_NOT_FOUND
         assert (await later.submit(SALE, command))[0].outcome is Outcome.SALE_CLOSED
 
 

@@ -286,7 +286,7 @@ def test_an_expiry_within_the_grace_after_an_opening_is_seen(after_ms: int, earl
     journal = Journal()
     record = journal.hold()
     opened_at_ms = journal.at_ms + HOLD_MS
-    journal.write(PartitionOpened(2, "restart", opened_at_ms + 30_000), HOLD_MS)
+    journal.write(PartitionOpened(2, "restart", journal.at_ms, opened_at_ms + 30_000), HOLD_MS)
     journal.write(Expired("A", journal.next_of(record, OrderStatus.EXPIRED), True), after_ms)
     assert journal.broken == ({Rule.EXPIRY_NEVER_EARLY} if early else set())
 
@@ -294,7 +294,7 @@ def test_an_expiry_within_the_grace_after_an_opening_is_seen(after_ms: int, earl
 def test_a_deadline_after_the_opening_has_no_grace() -> None:
     journal = Journal()
     record = journal.hold()
-    journal.write(PartitionOpened(2, "restart", journal.at_ms + HOLD_MS - 1 + 30_000), HOLD_MS - 1)
+    journal.write(PartitionOpened(2, "restart", journal.at_ms, journal.at_ms + HOLD_MS - 1 + 30_000), HOLD_MS - 1)
     journal.write(Expired("A", journal.next_of(record, OrderStatus.EXPIRED), True), 1)
     assert journal.broken == set()
 
@@ -479,8 +479,8 @@ def test_a_stock_document_applied_twice_is_seen() -> None:
 
 def test_an_epoch_that_steps_back_is_seen() -> None:
     journal = Journal()
-    journal.write(PartitionOpened(2, "restart", 0))
-    journal.write(PartitionOpened(2, "restart", 0))
+    journal.write(PartitionOpened(2, "restart", 0, 0))
+    journal.write(PartitionOpened(2, "restart", 0, 0))
     assert journal.broken == {Rule.SALE_CHANGES}
 
 

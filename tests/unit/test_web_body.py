@@ -76,6 +76,8 @@ def test_what_is_no_json_is_malformed(body: bytes) -> None:
         b'"buyer_id": 7, "buyer_id": "u-1"',
         b'"lines": [], "lines": [{"sku": "TEE", "quantity": 1}]',
         b'"x": "\\ud800"',
+        b'"\\ud800": 1',
+        b'"lines": [{"sku": "TEE", "quantity": 1, "\\udfff": {"\\ud800": []}}]',
         b'"x": ' + b"9" * 10_000,
         b'"x": 1e999',
         b'"x": [[[[[[[[[[]]]]]]]]]]',

@@ -18,12 +18,12 @@ def headers(*pairs: tuple[str, str]) -> Headers:
     return lambda name: [value for given, value in pairs if given.lower() == name.lower()]
 
 
-@pytest.mark.parametrize("given", ["a", "x" * 128, "~!@#", "6f1e-2b"])
+@pytest.mark.parametrize("given", ["a", "x" * 1024, "a b", "~!@#", "6f1e-2b"])
 def test_a_request_id_is_taken(given: str) -> None:
     assert request_id_of(headers(("X-Request-Id", given))) == given
 
 
-@pytest.mark.parametrize("given", ["", "x" * 129, "a b", "é", "a\tb"])
+@pytest.mark.parametrize("given", ["", "x" * 1025, " a", "é", "a\tb"])
 def test_what_is_no_request_id_is_replaced(given: str) -> None:
     made = request_id_of(headers(("X-Request-Id", given)))
     assert made != given

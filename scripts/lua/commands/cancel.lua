@@ -9,7 +9,7 @@ function commands.cancel.needs(c, need)
 end
 
 function commands.cancel.apply(c)
-  local before = order.get(c[2], header.retention_ms)
+  local before = order.get_to_end(c[2], header.retention_ms)
   if not before then return { code.ORDER_NOT_FOUND } end
   if before[STATUS] == order_status.CANCELLED then return { code.REPEATED, before } end
   if before[STATUS] ~= order_status.HELD then return { code.ORDER_NOT_HELD, order_status_name[before[STATUS]] } end

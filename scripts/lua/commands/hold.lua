@@ -2,9 +2,10 @@
 --
 -- [hold, digest, channel, buyer_id, body digest, reference, discount, freight, expected amount (-1: none),
 --  {{line_id, sku, quantity}, …}]
--- DONE, REPEATED {order} · IDEMPOTENCY_KEY_REUSED · SALE_CLOSED · SALE_NOT_OPEN · LEDGER_BEHIND · SKU_NOT_FOUND {sku}
--- INVALID {field, reason} · PRICE_CHANGED {amount} · SOLD_OUT {sku, available} · BUYER_LIMIT_REACHED {scope, limit,
--- bought} · DUE_HOLDS_REMAIN. They are tried in this order, which is the contract's.
+-- DONE, REPEATED {order} · INVALID {field, reason} · IDEMPOTENCY_KEY_REUSED · SALE_CLOSED · SALE_NOT_OPEN ·
+-- LEDGER_BEHIND · SKU_NOT_FOUND {sku} · PRICE_CHANGED {amount} · SOLD_OUT {sku, available} · BUYER_LIMIT_REACHED
+-- {scope, limit, bought} · DUE_HOLDS_REMAIN. They are tried in this order, which is the contract's; but a repeat of
+-- what was accepted is answered even if its discount is above today's prices.
 commands.hold = {}
 
 local ORDER_AMOUNT_MAX = 1e13 -- minor units
@@ -27,6 +28,13 @@ local function price_lines(requested)
   return lines, value
 end
 
+-- What the body alone cannot tell, because it depends on prices.
+local function refuse_amount(value, discount, amount)
+  if discount > value then return { code.INVALID, 'discount_minor', 'is more than the lines are worth' } end
+  if amount > ORDER_AMOUNT_MAX then return { code.INVALID, 'lines', 'the order would be worth more than 10^13' } end
+  return nil
+end
+
 local function sale_refusal()
   if state.status == 'closed' then return { code.SALE_CLOSED } end
   if state.status ~= 'open' then return { code.SALE_NOT_OPEN } end
@@ -39,18 +47,16 @@ function commands.hold.apply(c)
   local discount, freight, expected = c[7], c[8], c[9]
 
   local before = order.get(digest, header.retention_ms)
-  if before then
-    if before[BODY_DIGEST] ~= body_digest then return { code.IDEMPOTENCY_KEY_REUSED } end
-    return { code.REPEATED, before }
-  end
-  local refusal = sale_refusal()
-  if refusal then return refusal end
+  if before and before[BODY_DIGEST] == body_digest then return { code.REPEATED, before } end
 
   local lines, value = price_lines(c[10])
+  local amount = lines and value - discount + freight
+  local unacceptable = lines and refuse_amount(value, discount, amount)
+  if unacceptable then return unacceptable end
+  if before then return { code.IDEMPOTENCY_KEY_REUSED } end
+  local refusal = sale_refusal()
+  if refusal then return refusal end
   if not lines then return { code.SKU_NOT_FOUND, value } end
-  if discount > value then return { code.INVALID, 'discount_minor', 'is more than the lines are worth' } end
-  local amount = value - discount + freight
-  if amount > ORDER_AMOUNT_MAX then return { code.INVALID, 'lines', 'the order would be worth more than 10^13' } end
   if expected >= 0 and expected ~= amount then return { code.PRICE_CHANGED, amount } end
 
   local units, short_sku, more_due = find_units_reclaiming(lines, channel)

@@ -77,7 +77,7 @@ end
 
 function commands.settle.apply(c)
   local digest, payment_id, amount, currency = c[2], c[3], c[4], c[5]
-  local before = order.get(digest, header.retention_ms)
+  local before = order.get_to_end(digest, header.retention_ms)
   if not before then return { code.ORDER_NOT_FOUND } end
 
   local known = order.find_payment(before, payment_id)

@@ -32,8 +32,19 @@ end
 
 -- The order, or nil; also nil once its time to be read here is over.
 function order.get(digest, retention_ms)
-  if order.records[digest] == nil then order.load({ digest }) end
   if state.closed_at > 0 and now >= state.closed_at + retention_ms then return nil end
+  return order.find(digest)
+end
+
+-- The order if it can be read here, or is still an open hold: that one can be paid or cancelled for as long as it is.
+function order.get_to_end(digest, retention_ms)
+  local record = order.find(digest)
+  if record and record[STATUS] == order_status.HELD then return record end
+  return order.get(digest, retention_ms)
+end
+
+function order.find(digest)
+  if order.records[digest] == nil then order.load({ digest }) end
   return order.records[digest] or nil
 end
 

@@ -13,14 +13,15 @@
 -- style_limits     packed map of style → units
 -- ever_held        1 once a hold has succeeded: the currency is fixed from then on
 -- define_command   the id of the last definition applied, and define_created whether it made the sale
--- opened_at        when the guard last opened the partition; grace_until: deadlines up to then are extended to this
+-- opened_at        when the guard last opened the partition
+-- graces           packed list of {from, to, until}: deadlines behind `from` and up to `to` are extended to `until`
 -- retired          1 once the sale's orders have left Redis for good
 local state = { changed = {}, key = nil }
 
-local STATE_TEXTS = { 'status', 'run', 'frozen', 'currency', 'style_limits', 'define_command' }
+local STATE_TEXTS = { 'status', 'run', 'frozen', 'currency', 'style_limits', 'define_command', 'graces' }
 local STATE_NUMBERS = {
   'epoch', 'sequence', 'clock', 'persisted', 'version', 'hold_ms', 'buyer_limit', 'opens_at', 'closes_at', 'closed_at',
-  'ever_held', 'define_created', 'opened_at', 'grace_until', 'retired',
+  'ever_held', 'define_created', 'opened_at', 'retired',
 }
 
 function state.read()
