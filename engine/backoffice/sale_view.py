@@ -83,7 +83,6 @@ def _sale_document(
 
 
 def _sku_document(entry: SkuDefinition, levels: Levels) -> SkuDocument:
-    own = () if entry.channels is UNSET else entry.channels
     return SkuDocument(
         sku=entry.sku,
         style=entry.style,
@@ -94,7 +93,7 @@ def _sku_document(entry: SkuDefinition, levels: Levels) -> SkuDocument:
         available=levels.available,
         held=levels.held,
         settled=levels.settled,
-        pools={**dict.fromkeys(own, 0), **levels.pools},  # a channel's own pool is shown when it is empty, too
+        pools=levels.pools,
         colour=entry.colour,
         size=entry.size,
         link_no=entry.link_no,

@@ -212,8 +212,7 @@ def _add(sku: str, before: Any | None, difference: StockDifference) -> tuple[str
         pools[pool] = pools.get(pool, 0) + quantity
     if min(pools.values()) < 0:
         raise JournalUnreadable(f"a pool of {sku} would be below zero: {pools}")
-    kept = {pool: quantity for pool, quantity in pools.items() if quantity or pool == SHARED}
-    return sku, allocated, withheld, sum(pools.values()), held, settled, msgspec.json.encode(kept).decode()
+    return sku, allocated, withheld, sum(pools.values()), held, settled, msgspec.json.encode(pools).decode()
 
 
 async def _write_sale(connection: Any, folding: Folding) -> None:

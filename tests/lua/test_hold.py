@@ -39,7 +39,7 @@ async def test_the_channels_own_pool_goes_first_and_units_return_where_they_came
     order_id, command = shop.hold_command("u", "k", ("A", 5))
     reply = (await shop.ask(command))[0]
     assert [tuple(vars_of(units)) for units in order_of(reply).units] == [("A", "douyin", 3), ("A", "shared", 2)]
-    assert (await shop.levels("A")).pools == {"shared": 3}
+    assert (await shop.levels("A")).pools == {"shared": 3, "douyin": 0}  # its own, and empty
     await shop.ask(Cancel(order_id.digest))
     levels = await shop.levels("A")
     assert (levels.pools, levels.withheld, levels.held) == ({"shared": 5, "douyin": 3}, 2, 0)

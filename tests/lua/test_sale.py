@@ -146,7 +146,7 @@ async def test_a_stock_document_is_applied_in_order_all_or_none_and_once(shop: S
     assert (await shop.move("doc", *changes)).outcome is Outcome.REPEATED
     assert (await shop.move("doc", ("A", "", "shared", 1))).outcome is Outcome.IDEMPOTENCY_KEY_REUSED
     a, b = await shop.levels("A"), await shop.levels("B")
-    assert (a.allocated, a.withheld, a.pools) == (4, 1, {"shared": 0, "jd": 3})
+    assert (a.allocated, a.withheld, a.pools) == (4, 1, {"shared": 0, "douyin": 0, "jd": 3})
     assert (b.allocated, b.withheld) == (8, 7)
     version = (await shop.sale()).state.version
     refused = await shop.move("doc-2", ("A", "", "shared", 5), ("A", "withheld", "shared", 2))

@@ -66,10 +66,8 @@ function stock.add(sku, pool, quantity)
   assert(units >= 0, 'a pool would be negative')
   if pool == 'withheld' then
     row[WITHHELD] = units
-  elseif units == 0 and pool ~= 'shared' then
-    row[POOLS][pool] = nil
   else
-    row[POOLS][pool] = units
+    row[POOLS][pool] = units -- also 0: a channel that had a pool of its own has it when it is empty, too
   end
   stock.changed[sku] = true
 end
