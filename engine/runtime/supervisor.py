@@ -43,9 +43,9 @@ MIGRATION_SECONDS_MAX = 600.0
 LAST_RUN_SECONDS_MAX = 10.0
 HOUSE_SECONDS = 0.5
 LOOK_FOR_FAILURES_SECONDS = 0.2  # processes join those that are waited for while the engine starts
-SERVING_SHARE_OF_DRAIN = 0.8  # of the time to drain, so that the worker and the stores have some left
-WORKER_DRAIN_SECONDS_MIN = 1.5  # it gets what the serving processes have left of the time
-STORES_STOP_SECONDS = 2.0
+SERVING_SHARE_OF_DRAIN = 0.7  # of the time to drain, so that the worker and the stores have some left
+WORKER_DRAIN_SECONDS_MIN = 1.0  # it gets what the serving processes have left of the time
+STORES_STOP_SECONDS = 1.5
 
 # -P: a directory called `engine` where the command was typed must not be taken for ours.
 ENGINE_COMMANDS: Mapping[str, tuple[str, ...]] = {
