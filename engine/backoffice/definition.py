@@ -60,10 +60,15 @@ def shortage_errors(body: SaleBody, known_skus: Container[str]) -> list[FieldErr
     ]
 
 
+def new_command_id() -> str:
+    """An id for one request of an operator, by which its partition knows it when it comes twice."""
+    return uuid4().hex
+
+
 def define_command(body: SaleBody, if_match: int) -> Define:
     """The command for a definition, with an id of its own, so that one whose answer was lost can be sent again."""
     return Define(
-        command_id=uuid4().hex,
+        command_id=new_command_id(),
         if_match=if_match,
         definition=msgspec.json.encode(body).decode(),
         currency=body.currency,

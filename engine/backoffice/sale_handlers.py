@@ -4,7 +4,7 @@ import msgspec
 from msgspec import UNSET
 
 from engine.backoffice.cursors import LedgerCursors
-from engine.backoffice.definition import define_command, shortage_errors
+from engine.backoffice.definition import define_command, new_command_id, shortage_errors
 from engine.backoffice.documents import SaleBody, SaleDocument, SalesDocument, SalesQuery
 from engine.backoffice.preconditions import Condition, condition_of, entity_tag
 from engine.backoffice.sale_reader import SaleReader
@@ -99,7 +99,7 @@ class SaleHandlers:
     async def delete_sale(self, call: Call) -> Answer | Problem:
         """Delete a draft."""
         sale_id = call.path["sale_id"]
-        (reply,) = await self._partitions.submit(sale_id, Delete())
+        (reply,) = await self._partitions.submit(sale_id, Delete(new_command_id()))
         if reply.outcome is Outcome.DONE:
             return Answer(204, b"", ())
         if reply.outcome is Outcome.SALE_NOT_FOUND:
@@ -109,19 +109,19 @@ class SaleHandlers:
 
     async def open_sale(self, call: Call) -> Answer | Problem:
         """draft → open."""
-        return await self._transition(call, Open(), SaleStatus.OPEN)
+        return await self._transition(call, Open(new_command_id()), SaleStatus.OPEN)
 
     async def pause_sale(self, call: Call) -> Answer | Problem:
         """open → paused."""
-        return await self._transition(call, Pause(), SaleStatus.PAUSED)
+        return await self._transition(call, Pause(new_command_id()), SaleStatus.PAUSED)
 
     async def resume_sale(self, call: Call) -> Answer | Problem:
         """paused → open."""
-        return await self._transition(call, Resume(), SaleStatus.OPEN)
+        return await self._transition(call, Resume(new_command_id()), SaleStatus.OPEN)
 
     async def close_sale(self, call: Call) -> Answer | Problem:
         """any → closed."""
-        return await self._transition(call, Close(), SaleStatus.CLOSED)
+        return await self._transition(call, Close(new_command_id()), SaleStatus.CLOSED)
 
     async def _transition(self, call: Call, command: Command, target: SaleStatus) -> Answer | Problem:
         sale_id = call.path["sale_id"]

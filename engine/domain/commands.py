@@ -113,7 +113,8 @@ class Define(Struct, tag="define", array_like=True, frozen=True):
     """Create the sale, or change it. Answers (created)."""
 
     command_id: str
-    """Unique to this request, so that one whose answer was lost can be sent again as it was."""
+    """Unique to this request: it is remembered for a while, so that one whose answer was lost can be sent again as it
+    was, and one that was held up on its way does nothing when it comes after all."""
     if_match: int
     """The version it must have; 0 for any; -1 for any but existing."""
     definition: str
@@ -151,21 +152,36 @@ class ChangeStock(Struct, tag="change_stock", array_like=True, frozen=True):
 class Open(Struct, tag="open", array_like=True, frozen=True):
     """draft → open."""
 
+    command_id: str = ""
+    """As in Define; empty where it does not matter whether it is applied once or twice."""
+
 
 class Pause(Struct, tag="pause", array_like=True, frozen=True):
     """open → paused."""
+
+    command_id: str = ""
+    """As in Define; empty where it does not matter whether it is applied once or twice."""
 
 
 class Resume(Struct, tag="resume", array_like=True, frozen=True):
     """paused → open."""
 
+    command_id: str = ""
+    """As in Define; empty where it does not matter whether it is applied once or twice."""
+
 
 class Close(Struct, tag="close", array_like=True, frozen=True):
     """any → closed."""
 
+    command_id: str = ""
+    """As in Define; empty where it does not matter whether it is applied once or twice."""
+
 
 class Delete(Struct, tag="delete", array_like=True, frozen=True):
     """Delete a draft."""
+
+    command_id: str = ""
+    """As in Define; empty where it does not matter whether it is applied once or twice."""
 
 
 class ApplySchedule(Struct, tag="apply_schedule", array_like=True, frozen=True):

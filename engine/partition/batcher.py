@@ -11,7 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engine.domain.commands import QUESTIONS, ChangeStock, Command, Define, Hold
+from engine.domain.commands import (
+    QUESTIONS,
+    ChangeStock,
+    Command,
+    Define,
+    GetAvailability,
+    GetSale,
+    Hold,
+    ListBuyerOrders,
+)
 from engine.domain.errors import MiaocangError, OutcomeUnknown, Overloaded, PartitionUnavailable
 from engine.domain.outcomes import Outcome
 from engine.observability import metrics
@@ -54,6 +63,8 @@ class _Request:
     """Monotonic seconds; a request that is not sent by then is turned away."""
     lines: int
     answer: "asyncio.Future[list[Reply]]" = field(repr=False)
+    question: Command | None = None
+    """Its only command, where that changes nothing."""
 
 
 class Batcher:
@@ -65,6 +76,8 @@ class Batcher:
         self._bounds = bounds
         self._on_idle = on_idle
         self._waiting: deque[_Request] = deque()
+        self._questions: dict[Command, _Request] = {}
+        """Questions that wait by themselves: who asks the same before it is sent gets the same answer."""
         self._waiting_commands = 0
         self._in_flight: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -75,10 +88,17 @@ class Batcher:
             metrics.BOUND_REACHED.labels(bound="queue_commands_max").inc()
             raise Overloaded("too many requests wait for this sale")
         loop = asyncio.get_running_loop()
-        request = _Request(commands, deadline, sum(map(_lines, commands)), loop.create_future())
-        self._push(request)
-        self._schedule(loop)
-        return await request.answer
+        question = commands[0] if len(commands) == 1 and isinstance(commands[0], QUESTIONS) else None
+        request = self._questions.get(question) if question is not None else None
+        if request is None:
+            lines = sum(self._lines(command) for command in commands)
+            request = _Request(commands, deadline, lines, loop.create_future(), question)
+            if question is not None:
+                self._questions[question] = request
+            self._push(request)
+            self._schedule(loop)
+        # shielded, because others may wait for the same answer
+        return await asyncio.shield(request.answer)
 
     def _push(self, request: _Request, *, first: bool = False) -> None:
         if first:
@@ -90,6 +110,8 @@ class Batcher:
 
     def _pop(self) -> _Request:
         request = self._waiting.popleft()
+        if request.question is not None:
+            self._questions.pop(request.question, None)
         self._waiting_commands -= len(request.commands)
         metrics.QUEUED_COMMANDS.dec(len(request.commands))
         return request
@@ -142,6 +164,16 @@ class Batcher:
             lines += request.lines
         return batch
 
+    def _lines(self, command: Command) -> int:
+        """The order lines that a command makes the script look at; what may look at a whole sale fills a batch."""
+        if isinstance(command, Hold):
+            return len(command.lines)
+        if isinstance(command, ChangeStock):
+            return len(command.changes)
+        if isinstance(command, (Define, GetAvailability, GetSale, ListBuyerOrders)):
+            return self._bounds.batch_lines_max
+        return 1
+
     async def _apply(self, batch: list[_Request]) -> None:
         """Send one batch and give each request its answer; none of them is left without one."""
         deadline = max(request.deadline for request in batch)
@@ -182,14 +214,3 @@ def _fail(batch: list[_Request], error: MiaocangError) -> None:
         if not request.answer.done():
             only_asked = isinstance(error, OutcomeUnknown) and all(isinstance(c, QUESTIONS) for c in request.commands)
             request.answer.set_exception(PartitionUnavailable(str(error)) if only_asked else error)
-
-
-def _lines(command: Command) -> int:
-    """The order lines that a command makes the script look at."""
-    if isinstance(command, Hold):
-        return len(command.lines)
-    if isinstance(command, ChangeStock):
-        return len(command.changes)
-    if isinstance(command, Define):
-        return len(command.skus)
-    return 1

@@ -38,6 +38,8 @@ RETRY_DELAY_SECONDS = (0.01, 0.5)
 """The first and the longest pause between two attempts; each is jittered."""
 EPOCHS_MAX = 20_000
 """Sales whose epoch is remembered; a forgotten one costs one more round trip."""
+JUMP_BELIEVED_SECONDS = 3.0
+"""How long Redis' clock is taken to have jumped before its new time is believed: by then the guard has looked."""
 TURNS_MAX = 5
 """How often one call may be sent again at once because it was made for another epoch or run."""
 
@@ -77,6 +79,7 @@ class ScriptCaller:
         self._script = load_script("partition")
         self._clock = RedisClock()
         self._epochs: dict[str, int] = {}
+        self._jumped_at: float | None = None
 
     async def call(self, sale_id: str, commands: list[Command], deadline: float) -> list[Reply]:
         """Apply `commands` in one atom; attempts end at `deadline` (monotonic seconds).
@@ -126,7 +129,7 @@ class ScriptCaller:
                 metrics.BATCH_COMMANDS.observe(batch.size)
                 return replies_of(answer)
             if outcome is Outcome.STALE_EPOCH:
-                self._learn_epoch(sale_id, answer)
+                self._learn_epoch(sale_id, answer, sent_at)
             elif outcome is Outcome.PARTITION_MISSING:
                 if await self._vouched_run() == answer.run:
                     return [Reply(Outcome.SALE_NOT_FOUND, [])] * batch.size
@@ -135,6 +138,7 @@ class ScriptCaller:
                 # Redis came to it late, and has not looked at it: the next attempt gets a time of its own
                 raise NotSent("Redis came to the call too late")
             elif outcome is Outcome.TOO_LATE:
+                self._distrust_clock(answer.at_ms, sent_at)
                 raise PartitionFrozen("Redis' clock has jumped ahead")
             else:
                 raise PartitionFrozen(answer.reason)
@@ -166,15 +170,24 @@ class ScriptCaller:
         return decode_answer(answer)
 
     async def _read_clock(self) -> None:
+        sent_at = time.monotonic()
         seconds, microseconds = await self._ask("TIME")
-        self._clock.adopt(int(seconds) * 1000 + int(microseconds) // 1000)
+        self._clock.adopt(int(seconds) * 1000 + int(microseconds) // 1000, sent_at)
 
-    def _learn_epoch(self, sale_id: str, answer: BatchAnswer) -> None:
+    def _learn_epoch(self, sale_id: str, answer: BatchAnswer, sent_at: float) -> None:
         """The guard has opened the partition since: whatever made it look, its clock is the one that counts."""
         if len(self._epochs) >= EPOCHS_MAX:
             self._epochs.clear()
         self._epochs[sale_id] = answer.epoch
-        self._clock.adopt(answer.at_ms)
+        self._clock.adopt(answer.at_ms, sent_at)
+
+    def _distrust_clock(self, server_ms: int, sent_at: float) -> None:
+        """After some seconds the guard has looked, and frozen what a real jump would end: then that time counts."""
+        if self._jumped_at is None:
+            self._jumped_at = sent_at
+        elif sent_at - self._jumped_at >= JUMP_BELIEVED_SECONDS:
+            self._jumped_at = None
+            self._clock.adopt(server_ms, sent_at)
 
     async def _vouched_run(self) -> str:
         """The run of Redis that the guard has looked at: on no other may it be said that a sale never was."""

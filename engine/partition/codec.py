@@ -40,7 +40,7 @@ class Reply(NamedTuple):
     | DONE of list_buyer_orders | [[[digest, order], …]] |
     | DONE of get_availability | [status, at_ms, [[sku, available], …]] |
     | DONE of get_sale | [state, definition, [[sku, levels], …]] |
-    | DONE, REPEATED of define | [whether it was created] |
+    | DONE of define | [whether it was created] |
     | DONE, REPEATED of change_stock, of a transition | [] |
     | DONE of expire | [orders expired, whether more are due] |
     | SOLD_OUT | [sku, units available to the channel] |

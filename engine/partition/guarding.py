@@ -105,8 +105,13 @@ class Guarding:
         return {sale_id: reason.decode() for sale_id, reason in zip(sale_ids, reasons, strict=True) if reason}
 
     async def freeze(self, sale_id: str, reason: str) -> None:
+        """Freeze a partition, if there is one."""
+        await self._evaluate(sale_id, "freeze", reason, 0)
+
+    async def freeze_lost(self, sale_id: str, reason: str) -> None:
         """Freeze a partition, or leave word of a lost one, so that it is not taken for a sale that never was."""
-        await self._evaluate(sale_id, "freeze", reason)
+        await self._connections.execute("ZADD", keyspace.SALES, 0, sale_id)
+        await self._evaluate(sale_id, "freeze", reason, 1)
 
     async def open(self, sale_id: str, sight: PartitionSight, next_epoch: int, run: str, reason: str) -> bool:
         """Open a partition under `next_epoch`, if it is still what was looked at. Whether it was."""

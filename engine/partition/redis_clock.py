@@ -29,7 +29,7 @@ class RedisClock:
         """
         received_ms = time.monotonic() * 1000
         if self._offset_ms is None:
-            self.adopt(server_ms)
+            self.adopt(server_ms, sent_at)
             return True
         latest, earliest = server_ms - sent_at * 1000, server_ms - received_ms
         if earliest > self._offset_ms + CLOCK_JUMP_MS:
@@ -38,6 +38,10 @@ class RedisClock:
         self._offset_ms = min(max(self._offset_ms, earliest), latest)
         return True
 
-    def adopt(self, server_ms: int) -> None:
-        """Take Redis' time as it is, whatever it was before."""
-        self._offset_ms = server_ms - time.monotonic() * 1000
+    def adopt(self, server_ms: int, sent_at: float) -> None:
+        """Take Redis' time as it is, whatever it was before.
+
+        As if it had answered at once: where it did not, the estimate runs ahead, which the next answer mends, while one
+        that ran behind would make every later answer look like a jump.
+        """
+        self._offset_ms = server_ms - sent_at * 1000

@@ -94,10 +94,12 @@ class Guard:
 
     async def _clock_has_jumped(self) -> bool:
         """Whether Redis' time has run ahead of the monotonic clock by more than the bound since the last look."""
+        asked_at = time.monotonic()
         server_ms = await self._guarding.server_time_ms()
-        offset_ms = server_ms - time.monotonic() * 1000
-        before_ms, self._clock_offset_ms = self._clock_offset_ms, offset_ms
-        return before_ms is not None and offset_ms - before_ms > CLOCK_JUMP_MS
+        # the time was read between the two: a late answer must not look like a jump, neither now nor at the next look
+        offset_least_ms = server_ms - time.monotonic() * 1000
+        before_ms, self._clock_offset_ms = self._clock_offset_ms, server_ms - asked_at * 1000
+        return before_ms is not None and offset_least_ms - before_ms > CLOCK_JUMP_MS
 
     async def _look_at_all(self, run: str) -> None:
         """After a restart: every partition of either store."""
@@ -154,7 +156,7 @@ class Guard:
             log.error("partition_frozen", sale_id=sale_id, reason=reason)
             metrics.FREEZES.labels(reason="not_reconciled").inc()
         if sight.frozen != reason:
-            await self._partitions.freeze(sale_id, reason)
+            await self._guarding.freeze_lost(sale_id, reason)
         return reason
 
     async def _open(self, sale_id: str, sight: PartitionSight, epoch: int, run: str) -> str:

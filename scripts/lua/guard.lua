@@ -2,7 +2,7 @@
 --        sale's time is over. It passes by the checks of run, epoch and freeze; only the worker calls it.
 --
 -- KEYS     the partition's keys, as includes/keys.lua names them
--- ARGV     freeze, reason
+-- ARGV     freeze, reason, whether also a partition that is not there (1 or 0)
 --          open, epoch and sequence that were reconciled, next epoch, run, reason, grace (ms)
 --          retire, sequence that the ledger holds
 -- Answers  1, or 0 where the partition is no longer what was looked at
@@ -44,7 +44,8 @@ local function open(epoch, sequence, next_epoch, run, reason, grace_ms)
   return 1
 end
 
-local function freeze(reason)
+local function freeze(reason, even_if_missing)
+  if not state.exists and not even_if_missing then return 0 end
   state.set('frozen', reason)
   state.pack()()
   return 1
@@ -63,7 +64,7 @@ end
 
 state.key, journal.key = KEYS[1], KEYS[8]
 state.read()
-if ARGV[1] == 'freeze' then return freeze(ARGV[2]) end
+if ARGV[1] == 'freeze' then return freeze(ARGV[2], ARGV[3] == '1') end
 if ARGV[1] == 'retire' then return retire(tonumber(ARGV[2])) end
 return open(
   tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7]))

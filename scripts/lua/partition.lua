@@ -28,6 +28,7 @@ local header
 --- @include "includes/expire_due"
 --- @include "includes/transitions"
 --- @include "includes/sale_exists"
+--- @include "includes/recent_commands"
 --- @include "commands/hold"
 --- @include "commands/settle"
 --- @include "commands/cancel"
@@ -107,8 +108,12 @@ local function read_ahead(batch)
 end
 
 local function apply(c)
+  local answered = recent_commands.reply_to(c)
+  if answered then return answered end
   if not sale_exists() and not without_sale[c[1]] then return { code.SALE_NOT_FOUND } end
-  return commands[c[1]].apply(c)
+  local reply = commands[c[1]].apply(c)
+  recent_commands.remember(c, reply)
+  return reply
 end
 
 header = read_header()

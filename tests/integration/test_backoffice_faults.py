@@ -148,7 +148,7 @@ def test_a_frozen_sale_does_not_hide_the_others_from_the_list(tmp_path: Path, po
             office.put(sale_id, sale_body(sku("A", 7)))
         eventually(lambda: office.ask("GET", "/ops/v1/sales/s1/audit").status == 200)
         on_partitions(redis.url, lambda partitions: lose(partitions, "s1"))
-        on_partitions(redis.url, lambda partitions: partitions.freeze("s1", "lost"))
+        on_partitions(redis.url, lambda partitions: partitions.guarding.freeze_lost("s1", "lost"))
         eventually(lambda: "s1" in office.ask("GET", "/readyz", role=None).json["frozen"])
         assert office.ask("GET", "/ops/v1/sales/s1").code == "FROZEN"
         assert office.transition("s1", "open").code == "FROZEN"

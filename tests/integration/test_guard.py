@@ -240,3 +240,20 @@ async def test_a_retired_sale_stays_known_as_closed_through_a_restart(house: Hou
     assert (await house.shop.hold("u", "k", ("A", 1))).outcome is Outcome.SALE_CLOSED
     order_id, _ = house.shop.hold_command("u", "k", ("A", 1))
     assert (await house.shop.ask(GetOrder(order_id.digest)))[0].outcome is Outcome.ORDER_NOT_FOUND
+
+
+async def test_a_name_that_was_registered_without_a_sale_is_not_frozen_with_the_others(house: House) -> None:
+    await house.partitions.register("never-made")
+    await house.partitions.freeze("never-made", "doubts")
+    await house.guard.look()
+    assert await house.frozen() == {}
+    await Shop(house.partitions, "never-made").open(sku("A", 1), definition=DEFINITION)
+
+
+async def test_a_second_guard_still_tells_of_what_a_flushed_redis_lost(house: House) -> None:
+    await house.persist()
+    await house.partitions.connections.execute("FLUSHALL")
+    await house.guard.look()
+    house.guard = Guard(house.partitions, house.pool, Settings())
+    await house.guard.look()
+    assert "lost the partition" in (await house.frozen())[SALE]

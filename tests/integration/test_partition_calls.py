@@ -20,6 +20,7 @@ from engine.partition.call import CallSettings, ScriptCaller, ScriptFailed
 from engine.partition.codec import CALL_FORMAT, Header, Reply, decode_answer, encode_commands, encode_header
 from engine.partition.connections import ResponseError
 from engine.partition.partitions import Partitions
+from engine.partition.redis_clock import RedisClock
 from engine.partition.scripts import load_script
 from tests.conftest import OwnRedis, own_redis, running_store
 from tests.lua.shop import SALE, Shop, definition, sku
@@ -278,3 +279,26 @@ async def test_a_redis_that_works_on_something_long_is_overloaded_and_not_a_defe
         with pytest.raises(ResponseError):
             await endless
         assert (await shop.hold("u", "k", ("A", 1))).outcome in (Outcome.DONE, Outcome.REPEATED)
+
+
+async def test_the_same_question_asked_by_many_in_one_tick_is_asked_once(partitions: Partitions) -> None:
+    shop = Shop(partitions)
+    await shop.open(sku("A", 5))
+    counting = CountingCaller(ScriptCaller(partitions.connections, QUICK))
+    batcher = Batcher(SALE, counting, BatchBounds(), lambda _sale_id: None)
+    asked = [batcher.submit([GetAvailability("")], time.monotonic() + 20) for _ in range(100)]
+    _, command = shop.hold_command("u", "k", ("A", 1))
+    *answers, held = await asyncio.gather(*asked, batcher.submit([command], time.monotonic() + 20))
+    assert held[0].outcome is Outcome.DONE
+    assert {repr(answer) for answer in answers} == {repr(answers[0])}
+    assert counting.sizes == [1, 1]
+    assert (await batcher.submit([GetAvailability("")], time.monotonic() + 20))[0].detail[2] == [["A", 4]]
+
+
+async def test_a_clock_that_was_learned_from_a_late_answer_does_not_look_like_a_jump_later() -> None:
+    clock = RedisClock()
+    sent_at = time.monotonic() - 1.9
+    clock.adopt(1_000_000, sent_at)
+    assert clock.observe(1_000_000 + 1_950, time.monotonic())
+    assert clock.observe(1_000_000 + 2_000, time.monotonic())
+    assert not clock.observe(1_000_000 + 10_000, time.monotonic())

@@ -232,3 +232,22 @@ async def test_orders_leave_the_gateways_sight_when_their_time_is_over(shop: Sho
 async def test_a_draft_sells_nothing(shop: Shop) -> None:
     await shop.partitions.submit(SALE, definition(sku("A", 1)))
     assert (await shop.hold("u", "k", ("A", 1))).outcome is Outcome.SALE_NOT_OPEN
+
+
+async def test_a_buyers_own_due_hold_does_not_count_for_their_limit(shop: Shop) -> None:
+    await shop.open(sku("A", 9), buyer_limit=1, hold_ms=1000)
+    first = order_of(await shop.hold("u", "1", ("A", 1)))
+    while (reply := await shop.hold("u", "2", ("A", 1))).outcome is Outcome.BUYER_LIMIT_REACHED:
+        await asyncio.sleep(0.05)
+    assert reply.outcome is Outcome.DONE
+    assert order_of(reply).created_at_ms >= first.held_until_ms
+
+
+async def test_a_journal_entry_keeps_the_order_as_it_was_though_its_batch_changed_it_again(shop: Shop) -> None:
+    await shop.open(sku("A", 9))
+    order_id, command = shop.hold_command("u", "1", ("A", 1))
+    held, settled = await shop.ask(command, Settle(order_id.digest, "p", 1990, "CNY"))
+    assert (order_of(held).status.word, order_of(settled).status.word) == ("held", "settled")
+    entries = [entry for _, _, entry in await shop.journal() if hasattr(entry, "order")]
+    assert [(entry.order.status.word, entry.order.version) for entry in entries] == [("held", 1), ("settled", 2)]
+    assert entries[0].order.payments == []

@@ -28,7 +28,7 @@ async def test_a_sale_is_made_once_for_its_command(shop: Shop) -> None:
     command = definition(sku("A", 10, withheld=2, channels=[("douyin", 3), ("jd", 0)]))
     first, again = await shop.ask(command), await shop.ask(command)
     assert (first[0].outcome, first[0].detail) == (Outcome.DONE, [True])
-    assert (again[0].outcome, again[0].detail) == (Outcome.REPEATED, [True])
+    assert (again[0].outcome, again[0].detail) == (Outcome.DONE, [True])
     snapshot = await shop.sale()
     levels = dict(snapshot.levels)["A"]
     assert (levels.allocated, levels.withheld, levels.pools) == (10, 2, {"shared": 5, "douyin": 3})
@@ -207,3 +207,24 @@ async def test_a_refused_definition_makes_no_partition(shop: Shop) -> None:
     refused = (await shop.ask(definition(sku("A", 1), if_match=-1)))[0]
     assert refused.outcome is Outcome.CONFLICT
     assert await shop.partitions.connections.execute("EXISTS", *partition_keys(shop.sale_id)) == 0
+
+
+async def test_an_operators_command_that_comes_twice_happens_once_whatever_others_did_between(shop: Shop) -> None:
+    first = definition(sku("A", 10), command_id="first")
+    await shop.ask(first)
+    await shop.ask(Open("open"), Pause("pause"), Resume("resume"))
+    await shop.ask(definition(sku("A", 20), command_id="second"))
+    before = await shop.sale()
+    replies = await shop.ask(first, Open("open"), Pause("pause"), Resume("resume"))
+    assert [reply.outcome for reply in replies] == [Outcome.DONE] * 4
+    after = await shop.sale()
+    assert (after.state.sequence, after.state.status, after.levels) == (before.state.sequence, "open", before.levels)
+
+
+async def test_a_deletion_that_comes_twice_spares_the_sale_that_was_made_since(shop: Shop) -> None:
+    await shop.ask(definition(sku("A", 1), command_id="old"))
+    assert (await shop.ask(Delete("delete")))[0].outcome is Outcome.DONE
+    assert (await shop.ask(Delete("delete")))[0].outcome is Outcome.DONE
+    await shop.ask(definition(sku("B", 1), command_id="new"))
+    assert (await shop.ask(Delete("delete")))[0].outcome is Outcome.DONE
+    assert (await shop.sale()).state.status == "draft"

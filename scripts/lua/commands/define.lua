@@ -3,7 +3,7 @@
 -- [define, command id, version it must have (0: any, -1: any but existing), definition, currency, hold_ms,
 --  buyer_limit (0: none), {style = limit}, opens_at, closes_at (0: none),
 --  {{sku, style, price, limit (0: none), quantity, withheld, {{channel, units}, …}}, …}]
--- DONE, REPEATED {created} · SALE_CLOSED · CONFLICT {field or SKU, reason} · INVALID {SKU, reason}
+-- DONE {created} · SALE_CLOSED · CONFLICT {field or SKU, reason} · INVALID {SKU, reason}
 commands.define = {}
 
 -- A new SKU's row: its withheld units and its channels' own come out of its quantity, the rest is shared.
@@ -94,7 +94,6 @@ end
 
 function commands.define.apply(c)
   local exists = sale_exists()
-  if exists and state.define_command == c[2] then return { code.REPEATED, state.define_created == 1 } end
   local refusal = refuse_definition(c, exists)
   if refusal then return refusal end
   local plan
@@ -114,8 +113,6 @@ function commands.define.apply(c)
   state.set('style_limits', next(c[8]) and cmsgpack.pack(c[8]) or '')
   state.set('opens_at', c[9])
   state.set('closes_at', c[10])
-  state.set('define_command', c[2])
-  state.set('define_created', exists and 0 or 1)
   definition.set(c[4])
   journal.append({ entry.SALE_DEFINED, state.version, not exists, c[4], plan.moved, plan.removed })
   apply_schedule()

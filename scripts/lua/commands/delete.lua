@@ -1,6 +1,6 @@
 -- delete: delete a draft. The partition's numbers go on if a sale of the same name is made later.
 --
--- [delete]
+-- [delete, command id]
 -- DONE · CONFLICT {'status', reason}
 commands.delete = {}
 

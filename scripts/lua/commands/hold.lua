@@ -42,6 +42,22 @@ local function sale_refusal()
   return nil
 end
 
+-- The units for a buyer, within their limits; or nil and the refusal. Holds that are due, their own ones too, count no
+-- longer than it takes to end them.
+local function find_units_for(lines, channel, field)
+  while true do
+    local units, short_sku, more_due = find_units_reclaiming(lines, channel)
+    if not units then
+      if more_due then return nil, { code.DUE_HOLDS_REMAIN } end
+      return nil, { code.SOLD_OUT, short_sku, stock.available_to(stock.row(short_sku), channel) }
+    end
+    local broken = buyer.broken_limit(field, lines)
+    if not broken then return units end
+    if due.exhausted then return nil, { code.BUYER_LIMIT_REACHED, broken[1], broken[2], broken[3] } end
+    if not reclaim() then return nil, { code.DUE_HOLDS_REMAIN } end
+  end
+end
+
 function commands.hold.apply(c)
   local digest, channel, buyer_id, body_digest = c[2], c[3], c[4], c[5]
   local discount, freight, expected = c[7], c[8], c[9]
@@ -59,14 +75,9 @@ function commands.hold.apply(c)
   if not lines then return { code.SKU_NOT_FOUND, value } end
   if expected >= 0 and expected ~= amount then return { code.PRICE_CHANGED, amount } end
 
-  local units, short_sku, more_due = find_units_reclaiming(lines, channel)
-  if not units then
-    if more_due then return { code.DUE_HOLDS_REMAIN } end
-    return { code.SOLD_OUT, short_sku, stock.available_to(stock.row(short_sku), channel) }
-  end
   local field = buyer.field(channel, buyer_id)
-  local broken = buyer.broken_limit(field, lines)
-  if broken then return { code.BUYER_LIMIT_REACHED, broken[1], broken[2], broken[3] } end
+  local units, no = find_units_for(lines, channel, field)
+  if not units then return no end
 
   local sequence = journal.next_sequence()
   local held_until = now + state.hold_ms

@@ -1,6 +1,6 @@
 -- open, pause, resume, close: a transition already in force is REPEATED, any other that does not fit a CONFLICT.
 --
--- [open] · [pause] · [resume] · [close]
+-- [open, command id] · [pause, command id] · [resume, command id] · [close, command id]
 -- DONE, REPEATED · CONFLICT {'status', reason}
 local function transition(from, to, apply)
   return {

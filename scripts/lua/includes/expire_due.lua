@@ -18,14 +18,20 @@ end
 local RECLAIM_ORDERS_MAX = 200 -- holds that buyers' commands may end in one batch, so that a batch stays short
 local reclaimed = 0
 
+-- End some due holds for a buyer's sake; false if this batch has ended as many as it may.
+local function reclaim()
+  if reclaimed >= RECLAIM_ORDERS_MAX then return false end
+  local _, looked_at = expire_due(RECLAIM_ORDERS_MAX - reclaimed)
+  reclaimed = reclaimed + looked_at
+  return true
+end
+
 -- Find units for a buyer, ending due holds where a line is short: whoever wants a unit of a hold that is due gets it.
 -- Returns the units; or nil, the SKU that is short, and whether asking again may find more.
 local function find_units_reclaiming(lines, channel)
   local units, short_sku = find_units(lines, channel)
   while not units and stock.row(short_sku)[HELD] > 0 and not due.exhausted do
-    if reclaimed >= RECLAIM_ORDERS_MAX then return nil, short_sku, true end
-    local _, looked_at = expire_due(RECLAIM_ORDERS_MAX - reclaimed)
-    reclaimed = reclaimed + looked_at
+    if not reclaim() then return nil, short_sku, true end
     units, short_sku = find_units(lines, channel)
   end
   return units, short_sku, false

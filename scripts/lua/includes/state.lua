@@ -12,16 +12,16 @@
 -- currency, hold_ms, buyer_limit (0: none), opens_at, closes_at (0: none), closed_at (0: not closed)
 -- style_limits     packed map of style → units
 -- ever_held        1 once a hold has succeeded: the currency is fixed from then on
--- define_command   the id of the last definition applied, and define_created whether it made the sale
+-- recent_commands  packed: operators' commands of the last minute, as in includes/recent_commands.lua
 -- opened_at        when the guard last opened the partition
 -- graces           packed list of {from, to, until}: deadlines behind `from` and up to `to` are extended to `until`
 -- retired          1 once the sale's orders have left Redis for good
 local state = { changed = {}, key = nil }
 
-local STATE_TEXTS = { 'status', 'run', 'frozen', 'currency', 'style_limits', 'define_command', 'graces' }
+local STATE_TEXTS = { 'status', 'run', 'frozen', 'currency', 'style_limits', 'recent_commands', 'graces' }
 local STATE_NUMBERS = {
   'epoch', 'sequence', 'clock', 'persisted', 'version', 'hold_ms', 'buyer_limit', 'opens_at', 'closes_at', 'closed_at',
-  'ever_held', 'define_created', 'opened_at', 'retired',
+  'ever_held', 'opened_at', 'retired',
 }
 
 function state.read()
