@@ -41,7 +41,7 @@ EPOCHS_MAX = 20_000
 JUMP_BELIEVED_SECONDS = 3.0
 """How long Redis' clock is taken to have jumped before its new time is believed: by then the guard has looked."""
 TURNS_MAX = 5
-"""How often one call may be sent again at once because it was made for another epoch or run."""
+"""How often one call may be sent again at once because it was made for another epoch."""
 
 
 class ScriptFailed(MiaocangError):
@@ -124,6 +124,8 @@ class ScriptCaller:
             answer = await self._evaluate(sale_id, batch.encoded, vouched_run, timeout_seconds)
             metrics.CALL_SECONDS.observe(time.monotonic() - sent_at)
             in_step = self._clock.observe(answer.at_ms, sent_at)
+            if in_step:
+                self._jumped_at = None  # else one late answer long ago would have the next real jump believed at once
             outcome = Outcome(answer.outcome)
             if outcome is Outcome.DONE:
                 metrics.BATCH_COMMANDS.observe(batch.size)

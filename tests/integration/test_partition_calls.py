@@ -16,7 +16,7 @@ from engine.domain.errors import OutcomeUnknown, Overloaded, PartitionFrozen, Pa
 from engine.domain.outcomes import Outcome
 from engine.partition import keyspace
 from engine.partition.batcher import BatchBounds, Batcher
-from engine.partition.call import CallSettings, ScriptCaller, ScriptFailed
+from engine.partition.call import JUMP_BELIEVED_SECONDS, CallSettings, ScriptCaller, ScriptFailed
 from engine.partition.codec import CALL_FORMAT, Header, Reply, decode_answer, encode_commands, encode_header
 from engine.partition.connections import ResponseError
 from engine.partition.partitions import Partitions
@@ -303,3 +303,28 @@ async def test_a_clock_that_was_learned_from_a_late_answer_does_not_look_like_a_
     assert clock.observe(1_000_000 + 1_950, time.monotonic())
     assert clock.observe(1_000_000 + 2_000, time.monotonic())
     assert not clock.observe(1_000_000 + 10_000, time.monotonic())
+
+
+async def test_a_jump_of_the_clock_is_not_believed_because_there_was_another_long_ago(partitions: Partitions) -> None:
+    shop = Shop(partitions)
+    await shop.open(sku("A", 5))
+    caller = ScriptCaller(partitions.connections, QUICK)
+
+    async def call() -> None:
+        await caller.call(SALE, [GetAvailability("")], time.monotonic() + 1)
+
+    def step_back(seconds: float) -> None:
+        """To the caller it looks as if Redis' clock had run ahead by so much."""
+        caller._clock._offset_ms -= seconds * 1000  # type: ignore[operator]
+
+    await call()
+    step_back(10)
+    with pytest.raises(PartitionFrozen, match="jumped"):
+        await call()
+    step_back(-10)
+    await call()
+    await asyncio.sleep(JUMP_BELIEVED_SECONDS + 0.1)
+    step_back(10)
+    for _ in range(2):
+        with pytest.raises(PartitionFrozen, match="jumped"):
+            await call()

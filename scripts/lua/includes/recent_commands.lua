@@ -4,7 +4,7 @@
 --                  deletion, and orders need it not: their records answer.
 --
 -- state.recent_commands  packed {{id, time, reply}, …}, oldest first
-local RECENT_COMMANDS_MS = 60000 -- beyond the longest time for which a request may be under way
+local RECENT_COMMANDS_MS = 300000 -- beyond what the settings let a request and its last call be under way
 local RECENT_COMMANDS_MAX = 200
 
 local recent_commands = { rows = nil }

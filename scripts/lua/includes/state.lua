@@ -12,7 +12,7 @@
 -- currency, hold_ms, buyer_limit (0: none), opens_at, closes_at (0: none), closed_at (0: not closed)
 -- style_limits     packed map of style → units
 -- ever_held        1 once a hold has succeeded: the currency is fixed from then on
--- recent_commands  packed: operators' commands of the last minute, as in includes/recent_commands.lua
+-- recent_commands  packed: operators' commands of the last minutes, as in includes/recent_commands.lua
 -- opened_at        when the guard last opened the partition
 -- graces           packed list of {from, to, until}: deadlines behind `from` and up to `to` are extended to `until`
 -- retired          1 once the sale's orders have left Redis for good
