@@ -1,9 +1,10 @@
 """Redis held against the fold, exactly, while buyers go on buying.
 
-`get_sale` answers the levels and their sequence number R in one atom, and the fold is carried on to R. Orders, buyers
-and the index of open holds are scanned afterwards and not in one atom; each change of theirs changes an order as well.
-So orders are scanned *last*: a difference in what was scanned before counts only if none of the orders it rests on
-changed after R, and what did change is left out by name and counted.
+`get_sale` answers the levels and their sequence number R in one atom, and the fold is carried on to R. The index of
+open holds, the buyers' rows with their newest orders, and the orders that moved out of them are scanned afterwards, in
+this order and not in one atom; each change of theirs changes an order as well. So orders are scanned *last*, each where
+it moves to after where it moves from: a difference in what was scanned before counts only if none of the orders it
+rests on changed after R, and what did change is left out by name and counted.
 """
 
 import asyncio
@@ -43,7 +44,10 @@ class PartitionMoved(Exception):
 class Scan:
     """What was found in Redis past the script, to be judged when the orders have been scanned."""
 
+    currency: str
+    """The sale's, which Redis does not repeat in each order that has ended."""
     orders: Differences = field(default_factory=Differences)
+    seen: set[str] = field(default_factory=set)
     orders_equal: int = 0
     orders_later: int = 0
     changed: set[str] = field(default_factory=set)
@@ -125,7 +129,7 @@ async def _audit_absent(
 
 async def _state(inspection: PartitionInspection, sale_id: str) -> dict[str, str]:
     try:
-        return await inspection.state(sale_id, ("status", "sequence", "epoch", "frozen", "retired"))
+        return await inspection.state(sale_id, ("status", "sequence", "epoch", "frozen", "retired", "currency"))
     except PartitionUnavailable as error:
         raise CannotTell(f"Redis cannot be asked: {error}") from error
 
@@ -275,16 +279,16 @@ def _check_sale(side: LedgerSide, sale: SaleSnapshot) -> Check:
 
 
 async def _check_scans(inspection: PartitionInspection, side: LedgerSide) -> list[Check]:
-    scan = Scan()
+    scan = Scan((await _state(inspection, side.sale_id))["currency"])
     digests_by_buyer: dict[str, list[str]] = {}
     for number, (digest, order) in enumerate(side.fold.orders()):
         digests_by_buyer.setdefault(f"{order.channel}:{order.buyer_id}", []).append(digest)
         if number % ORDERS_BETWEEN_PAUSES == 0:
             await asyncio.sleep(0)
     try:
-        await _scan_buyers(inspection, side, scan, digests_by_buyer)
         await _scan_due(inspection, side, scan)
-        await _scan_orders(inspection, side, scan)  # last: see the top of this file
+        await _scan_buyers(inspection, side, scan, digests_by_buyer)
+        await _scan_moved_orders(inspection, side, scan)  # last: see the top of this file
     except PartitionUnavailable as error:
         raise CannotTell(f"Redis cannot be asked: {error}") from error
     due, buyers = Differences(), Differences()
@@ -316,15 +320,28 @@ def _later(count: int) -> str:
 async def _scan_buyers(
     inspection: PartitionInspection, side: LedgerSide, scan: Scan, digests_by_buyer: dict[str, list[str]]
 ) -> None:
+    """Buyers and their newest orders: one row holds both, so that they are of one moment."""
     unseen = set(digests_by_buyer)
-    async for buyer, digests, bought in inspection.buyers(side.sale_id):
+    seen_parts: set[str] = set()
+    async for part, row in inspection.buyers(side.sale_id, scan.currency):
+        if part in seen_parts:
+            continue
+        seen_parts.add(part)
+        if row is None:
+            scan.orders.add(f"the row of buyer {part} in Redis cannot be read")
+            continue
+        for digest, order in row.orders:
+            _look_at_order(side, scan, digest, order)
+        _, newest = row.orders[-1]
+        buyer = f"{newest.channel}:{newest.buyer_id}"
         unseen.discard(buyer)
-        expected = side.fold.bought.get(buyer, {})
-        newest = digests_by_buyer.get(buyer, [])[-BUYER_ORDERS_MAX:]
-        if bought != expected:
-            scan.buyer_candidates[buyer] = f"buyer {buyer}: Redis counts {bought}, the journal {expected}"
-        elif digests != newest:
-            scan.buyer_candidates[buyer] = f"buyer {buyer}: Redis lists {len(digests)} orders, or not the newest ones"
+        expected, counted = side.fold.bought.get(buyer, {}), row.units()
+        if counted != expected:
+            scan.buyer_candidates[buyer] = f"buyer {buyer}: Redis counts {counted}, the journal {expected}"
+        elif row.digests() != digests_by_buyer.get(buyer, [])[-len(row.digests()) :]:
+            scan.buyer_candidates[buyer] = f"buyer {buyer}: Redis lists {len(row.digests())} orders, not the newest"
+        elif len(row.digests()) < min(len(digests_by_buyer.get(buyer, [])), BUYER_ORDERS_MAX):
+            scan.buyer_candidates[buyer] = f"buyer {buyer}: Redis lists {len(row.digests())} orders, and not all"
     for buyer in unseen:
         scan.buyer_candidates[buyer] = f"buyer {buyer} is not in Redis"
 
@@ -343,22 +360,25 @@ async def _scan_due(inspection: PartitionInspection, side: LedgerSide, scan: Sca
         scan.due_candidates[digest] = f"order {digest} is held, and not in the index"
 
 
-async def _scan_orders(inspection: PartitionInspection, side: LedgerSide, scan: Scan) -> None:
-    seen: set[str] = set()
-    async for digest, order in inspection.orders(side.sale_id):
-        if digest in seen:
-            continue
-        seen.add(digest)
+async def _scan_moved_orders(inspection: PartitionInspection, side: LedgerSide, scan: Scan) -> None:
+    """After the rows: an order that moves out of one meanwhile is seen here, or in both."""
+    async for digest, order in inspection.moved_orders(side.sale_id, scan.currency):
         if order is None:
             scan.orders.add(f"order {digest} in Redis cannot be read")
-        elif order.changed_sequence > side.fold.sequence:
-            scan.orders_later += 1
-            scan.changed.add(digest)
-            scan.changed_buyers.add(f"{order.channel}:{order.buyer_id}")
         else:
-            _compare_order(side, scan, digest, order)
-    for digest in side.fold.digests - seen:
+            _look_at_order(side, scan, digest, order)
+    for digest in side.fold.digests - scan.seen:
         scan.orders.add(f"order {digest} is not in Redis")
+
+
+def _look_at_order(side: LedgerSide, scan: Scan, digest: str, order: OrderRecord) -> None:
+    if order.changed_sequence > side.fold.sequence:
+        scan.orders_later += digest not in scan.changed
+        scan.changed.add(digest)
+        scan.changed_buyers.add(f"{order.channel}:{order.buyer_id}")
+    elif digest not in scan.seen:
+        _compare_order(side, scan, digest, order)
+    scan.seen.add(digest)
 
 
 def _compare_order(side: LedgerSide, scan: Scan, digest: str, order: OrderRecord) -> None:

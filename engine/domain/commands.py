@@ -1,14 +1,14 @@
 """Commands: what a partition can be asked, imperative, as they travel to the script.
 
-Each is encoded as an array that starts with its verb; `scripts/lua/commands/VERB.lua` applies it. Questions travel
-the same way as changes, so that the checks of run, epoch and freeze hold for both.
+Each is encoded as its verb and its fields, one behind the other; `scripts/lua/commands/VERB.lua` applies it. Questions
+travel the same way as changes, so that the checks of run, epoch and freeze hold for both.
 """
 
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct
 
-from engine.domain.identifiers import OrderId
+from engine.domain.identifiers import BUYER_PART_LENGTH, OrderId
 from engine.domain.orders import HoldRequest, SettleRequest
 
 EXPIRE_ORDERS_MAX = 500
@@ -30,6 +30,24 @@ class Hold(Struct, tag="hold", array_like=True, frozen=True):
     """-1 where none was given."""
     lines: list[tuple[str, str, int]]
     """(line_id, sku, quantity)"""
+
+    def flat(self) -> list[str | int]:
+        """As it travels: the two parts of the digest, and the lines' fields one behind the other."""
+        fields: list[str | int] = [
+            "hold",
+            self.digest[:BUYER_PART_LENGTH],
+            self.digest[BUYER_PART_LENGTH:],
+            self.channel,
+            self.buyer_id,
+            self.body_digest,
+            self.reference,
+            self.discount_minor,
+            self.freight_minor,
+            self.expected_amount_minor,
+        ]
+        for line in self.lines:
+            fields += line
+        return fields
 
     @classmethod
     def of(cls, order_id: OrderId, request: HoldRequest) -> "Hold":
@@ -67,6 +85,22 @@ class Cancel(Struct, tag="cancel", array_like=True, frozen=True):
     digest: str
 
 
+class CheckShort(Struct, tag="check_short", array_like=True, frozen=True):
+    """For many buyers at once: would a cart of one line be refused for want of stock?
+
+    Answers ([verdict for each thing wanted], [positions, from 1, of the buyers who have orders in the sale]); a verdict
+    is [outcome, available, unit price] of SOLD_OUT, [outcome] of what refuses every hold of the sale, or [] where only
+    a hold can tell.
+    """
+
+    wanted: tuple[tuple[str, str, int], ...]
+    """(channel, sku, quantity)"""
+    buyers: tuple[str, ...]
+    """The buyers' parts of the orders' digests."""
+    places: tuple[int, ...]
+    """For each buyer the place of what they want, from 0."""
+
+
 class Expire(Struct, tag="expire", array_like=True, frozen=True):
     """Give back holds whose deadline has passed. Answers (count, more)."""
 
@@ -82,8 +116,8 @@ class GetOrder(Struct, tag="get_order", array_like=True, frozen=True):
 class ListBuyerOrders(Struct, tag="list_buyer_orders", array_like=True, frozen=True):
     """Read a buyer's orders of this sale, newest first, at most 100. Answers ([[digest, order], …])."""
 
-    channel: str
-    buyer_id: str
+    buyer: str
+    """The buyer's part of their orders' digests."""
 
 
 class GetAvailability(Struct, tag="get_availability", array_like=True, frozen=True):
@@ -199,6 +233,7 @@ Command = (
     Hold
     | Settle
     | Cancel
+    | CheckShort
     | Expire
     | GetOrder
     | ListBuyerOrders
@@ -215,5 +250,5 @@ Command = (
     | NotePersisted
 )
 
-QUESTIONS = (GetOrder, ListBuyerOrders, GetAvailability, GetSale)
+QUESTIONS = (CheckShort, GetOrder, ListBuyerOrders, GetAvailability, GetSale)
 """Commands that change nothing: one that lost its answer has no outcome that could be unknown."""

@@ -1,7 +1,7 @@
 """The shapes of ids (contract §1), and the id of an order, which is a digest of what makes it unique."""
 
 import re
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from hashlib import blake2b
 from typing import Annotated, NamedTuple
 
@@ -23,7 +23,9 @@ SKU_QUANTITY_MAX = 10**9
 LINE_QUANTITY_MAX = 9999
 LINES_MAX = 200
 HOLD_SECONDS_MAX = 604_800
-ORDER_DIGEST_LENGTH = 22
+BUYER_PART_LENGTH = 12
+ORDER_PART_LENGTH = 12
+ORDER_DIGEST_LENGTH = BUYER_PART_LENGTH + ORDER_PART_LENGTH
 
 SaleId = Annotated[str, Meta(pattern=SALE_ID_PATTERN)]
 Channel = Annotated[str, Meta(pattern=CHANNEL_PATTERN)]
@@ -32,8 +34,10 @@ Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=TEXT_PATTERN)]
 """An id given by a caller: sku, style, buyer_id, payment_id, document_id, reference, line_id."""
 Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN)]
 
+_HALF_BYTES = 9
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _SALE_ID = re.compile(SALE_ID_PATTERN)
-_ORDER_DIGEST = re.compile(r"[A-Za-z0-9_-]{22}\Z")
+_ORDER_DIGEST = re.compile(r"[A-Za-z0-9_-]{24}\Z")
 _IDEMPOTENCY_KEY = re.compile(IDEMPOTENCY_KEY_PATTERN)
 
 
@@ -46,26 +50,54 @@ class OrderId(NamedTuple):
     def __str__(self) -> str:
         return f"{self.digest}.{self.sale_id}"
 
+    @property
+    def buyer_part(self) -> str:
+        """The part of the digest that all orders of its buyer share."""
+        return self.digest[:BUYER_PART_LENGTH]
+
     @classmethod
     def parse(cls, text: str) -> "OrderId | None":
         """The id that `text` spells, or None where it cannot be one."""
-        digest, dot, sale_id = text[:22], text[22:23], text[23:]
+        digest, dot, sale_id = (
+            text[:ORDER_DIGEST_LENGTH],
+            text[ORDER_DIGEST_LENGTH : ORDER_DIGEST_LENGTH + 1],
+            text[ORDER_DIGEST_LENGTH + 1 :],
+        )
         if dot != "." or not _ORDER_DIGEST.match(digest) or not _SALE_ID.match(sale_id):
             return None
         return cls(sale_id, digest)
 
     @classmethod
     def of(cls, sale_id: str, channel: str, buyer_id: str, idempotency_key: str) -> "OrderId":
-        """The id of the one order that this buyer makes in this sale under this key: 128 bits of BLAKE2b.
+        """The id of the one order that this buyer makes in this sale under this key."""
+        return cls(sale_id, order_digest(sale_id, channel, buyer_id, idempotency_key))
 
-        Each part is preceded by its length, so that no two different tuples share a text.
-        """
-        digest = blake2b(digest_size=16)
-        for part in (sale_id, channel, buyer_id, idempotency_key):
-            encoded = part.encode()
-            digest.update(len(encoded).to_bytes(4, "big"))
-            digest.update(encoded)
-        return cls(sale_id, urlsafe_b64encode(digest.digest())[:ORDER_DIGEST_LENGTH].decode())
+    @classmethod
+    def buyer_part_of(cls, sale_id: str, channel: str, buyer_id: str) -> str:
+        """The part of the digests of all of this buyer's orders in this sale."""
+        return _text(_buyer_digest(sale_id, channel, buyer_id).digest())
+
+
+def order_digest(sale_id: str, channel: str, buyer_id: str, idempotency_key: str) -> str:
+    """144 bits of BLAKE2b that tell an order from every other.
+
+    The first half is of the buyer, under which the partition keeps their orders together; the second is of the key as
+    well: the same hash, gone on with.
+    """
+    digest = _buyer_digest(sale_id, channel, buyer_id)
+    buyer_half = digest.digest()
+    digest.update(idempotency_key.encode())
+    return _text(buyer_half + digest.digest())
+
+
+def _buyer_digest(sale_id: str, channel: str, buyer_id: str) -> blake2b:
+    # No two tuples share a text: neither a sale's id nor a channel has a slash, and the length says where a buyer ends.
+    return blake2b(f"{sale_id}/{channel}/{len(buyer_id)}/{buyer_id}".encode(), digest_size=_HALF_BYTES)
+
+
+def _text(digest: bytes) -> str:
+    """As `urlsafe_b64encode`, for half of what that costs."""
+    return b2a_base64(digest, newline=False).translate(_URL_SAFE).decode()
 
 
 def is_sale_id(text: str) -> bool:
@@ -79,5 +111,8 @@ def is_idempotency_key(text: str) -> bool:
 
 
 def body_digest(encoded: bytes) -> str:
-    """96 bits that tell whether a repeated request is the same, of its canonical encoding: 16 characters."""
-    return urlsafe_b64encode(blake2b(encoded, digest_size=12).digest()).decode()
+    """72 bits that tell whether a repeated request is the same, of its canonical encoding: 12 characters.
+
+    Only the same buyer, under the same key, could gain by finding two bodies with one digest: their first order again.
+    """
+    return _text(blake2b(encoded, digest_size=_HALF_BYTES).digest())

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -21,7 +22,13 @@ from engine.domain.identifiers import (
 )
 from engine.domain.money import split_by_value
 
-RECORD_FORMAT = 1
+RECORD_FORMAT = 2
+TIMES_MAX = 4096
+"""Times whose text is remembered: all orders of a batch share a few."""
+SHARED_POOL = "shared"
+
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class OrderStatus(IntEnum):
@@ -79,12 +86,20 @@ class HoldRequest(Struct, frozen=True):
             for position, line in enumerate(self.lines, 1)
         ]
 
-    def digest(self) -> str:
-        """What a repeat must share with the first request: every field, defaults filled in, lines in order."""
+    def canonical(self) -> bytes:
+        """All that a repeat must share with the first request but the reference: defaults filled in, lines in order."""
         expected = -1 if self.expected_amount_minor is UNSET else self.expected_amount_minor
+        return _encode((self.numbered_lines(), self.discount_minor, self.freight_minor, expected))
+
+    def digest(self) -> str:
+        """Of all that a repeat must share with the first request."""
         reference = "" if self.reference is UNSET else self.reference
-        canonical = (self.numbered_lines(), self.discount_minor, self.freight_minor, expected, reference)
-        return body_digest(msgspec.msgpack.encode(canonical))
+        return request_digest(self.canonical(), reference)
+
+
+def request_digest(canonical: bytes, reference: str) -> str:
+    """The digest of a hold request, by its canonical form (which tells where it ends) and its reference."""
+    return body_digest(canonical + reference.encode())
 
 
 class SettleRequest(Struct, frozen=True):
@@ -144,7 +159,8 @@ class OrderRecord(Struct, array_like=True, frozen=True):
     amount_minor: int
     currency: str
     lines: list[OrderLine]
-    units: list[UnitsTaken]
+    own_units: list[UnitsTaken]
+    """Where the units come from; empty where each line's are from `shared`, as almost all are: see `units`."""
     version: int
     """1 for the hold, one more for each state change of this order since."""
     changed_sequence: int
@@ -152,6 +168,11 @@ class OrderRecord(Struct, array_like=True, frozen=True):
     settled_at_ms: int
     """0 while it has not been settled."""
     payments: list[Payment]
+
+    @property
+    def units(self) -> list[UnitsTaken]:
+        """Where the units come from, and go back to if the hold is given back."""
+        return self.own_units or [UnitsTaken(line.sku, SHARED_POOL, line.quantity) for line in self.lines]
 
     def paid_minor_by_line(self) -> list[int]:
         """Each line's share of the lines less the discount; freight belongs to no line."""
@@ -169,6 +190,7 @@ class OrderRecord(Struct, array_like=True, frozen=True):
         return [payment for payment in self.payments if payment.fate is not PaymentFate.SETTLED]
 
 
+@lru_cache(TIMES_MAX)
 def rfc3339(at_ms: int) -> str:
     """A time in milliseconds since 1970 as RFC 3339, in UTC with milliseconds."""
     return datetime.fromtimestamp(at_ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{at_ms % 1000:03d}Z"

@@ -8,6 +8,7 @@ from engine.domain.journal import (
     Entry,
     Expired,
     Held,
+    OrderEntry,
     Reinstated,
     SaleClosed,
     SaleDefined,
@@ -37,18 +38,32 @@ POOL = "pool"
 def stock_effects(entry: Entry) -> Iterator[StockEffect]:
     """The changes of one entry; nothing for an entry that moves no units."""
     match entry:
-        case Held():
-            return _taken(entry.order.units, HELD)
-        case Reinstated():
-            return _taken(entry.order.units, SETTLED)
-        case Settled():
-            return _confirmed(entry.order.units)
         case Cancelled() | Expired():
-            return _given_back(entry.order.units, returned=entry.returned)
+            return order_effects(type(entry), entry.order.units, returned=entry.returned)
+        case OrderEntry():
+            return order_effects(type(entry), entry.order.units)
         case SaleDefined() | StockChanged() | SaleClosed() | SaleDeleted():
             return _allocated(entry.moved)
         case _:
             return iter(())
+
+
+def order_effects(
+    kind: type[OrderEntry], taken: Sequence[UnitsTaken], *, returned: bool = True
+) -> Iterator[StockEffect]:
+    """The changes of an order's entry of this kind, or of many such entries whose units were added up.
+
+    `returned` is the entry's own where it has one.
+    """
+    if kind is Held:
+        return _taken(taken, HELD)
+    if kind is Reinstated:
+        return _taken(taken, SETTLED)
+    if kind is Settled:
+        return _confirmed(taken)
+    if kind is Cancelled or kind is Expired:
+        return _given_back(taken, returned=returned)
+    return iter(())
 
 
 def _taken(taken: Sequence[UnitsTaken], account: str) -> Iterator[StockEffect]:

@@ -8,8 +8,11 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from msgspec import Struct
 
 from engine.domain.commands import (
     QUESTIONS,
@@ -26,7 +29,14 @@ from engine.domain.outcomes import Outcome
 from engine.observability import metrics
 from engine.partition.call import ScriptFailed
 from engine.partition.codec import Reply
+from engine.partition.sold_out import CHECKS_PER_BATCH_MAX, OnChecked, ShortChecks, SoldOutMemory, Wanted
 
+_log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+ANSWERS_PER_TURN = 64
+"""Answers given in one turn of the event loop. Between two turns it reads what has come meanwhile and sends it off, so
+that Redis works on the next orders while these are being answered, instead of the two taking turns."""
 CONNECTIONS_MAX = 64
 """Connections to Redis of one process, unless it asks for fewer."""
 
@@ -54,15 +64,22 @@ class Caller(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Request:
+Replies = list[Reply]
+OnReply = Callable[[Reply | MiaocangError], None]
+"""Told what became of one command: its reply, or the failure to tell."""
+_OnReplies = Callable[[Replies | MiaocangError], None]
+
+
+class _Request(Struct, eq=False, gc=False):  # a third of the cost of a plain class; nothing that it holds refers to it
     """Commands that came together and are answered together."""
 
     commands: Sequence[Command]
     deadline: float
     """Monotonic seconds; a request that is not sent by then is turned away."""
     lines: int
-    answer: "asyncio.Future[list[Reply]]" = field(repr=False)
+    on_reply: OnReply | None = None
+    """Whom to tell of the only command's reply, where one command was posted; else those below."""
+    on_replies: tuple[_OnReplies, ...] = ()
     question: Command | None = None
     """Its only command, where that changes nothing."""
 
@@ -70,99 +87,195 @@ class _Request:
 class Batcher:
     """Merges the requests for one partition into batches. Calls `on_idle` when there is nothing left to do."""
 
-    def __init__(self, sale_id: str, caller: Caller, bounds: BatchBounds, on_idle: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sale_id: str,
+        caller: Caller,
+        bounds: BatchBounds,
+        sold_out: SoldOutMemory,
+        on_idle: Callable[[str], None],
+    ) -> None:
         self._sale_id = sale_id
         self._caller = caller
         self._bounds = bounds
+        self._sold_out = sold_out
         self._on_idle = on_idle
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Request] = deque()
+        self._checks: deque[ShortChecks] = deque()
         self._questions: dict[Command, _Request] = {}
         """Questions that wait by themselves: who asks the same before it is sent gets the same answer."""
         self._waiting_commands = 0
+        self._counted_commands = 0
+        """What the gauge was last told."""
         self._in_flight: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._to_tell: deque[tuple[Callable[[Any], None], Any]] = deque()
+        """Who is still to be told what: answers of calls that have returned."""
+        self._telling = False
+        self._is_idle = False
 
-    async def submit(self, commands: Sequence[Command], deadline: float) -> list[Reply]:
+    async def submit(self, commands: Sequence[Command], deadline: float) -> Replies:
         """Apply `commands` in one atom, with what else arrives in this tick. Raises as Partitions.submit."""
         if self._waiting_commands + len(commands) > self._bounds.queue_commands_max:
-            metrics.BOUND_REACHED.labels(bound="queue_commands_max").inc()
-            raise Overloaded("too many requests wait for this sale")
-        loop = asyncio.get_running_loop()
+            raise self._full()
+        answer: asyncio.Future[Replies] = self._loop.create_future()
+
+        def on_replies(outcome: Replies | MiaocangError) -> None:
+            if answer.done():  # whoever waited has given up
+                return
+            if isinstance(outcome, list):
+                answer.set_result(outcome)
+            else:
+                answer.set_exception(outcome)
+
         question = commands[0] if len(commands) == 1 and isinstance(commands[0], QUESTIONS) else None
         request = self._questions.get(question) if question is not None else None
         if request is None:
             lines = sum(self._lines(command) for command in commands)
-            request = _Request(commands, deadline, lines, loop.create_future(), question)
+            request = _Request(commands, deadline, lines, question=question)
             if question is not None:
                 self._questions[question] = request
             self._push(request)
-            self._schedule(loop)
-        # shielded, because others may wait for the same answer
-        return await asyncio.shield(request.answer)
+        request.on_replies = (*request.on_replies, on_replies)
+        return await answer
 
-    def _push(self, request: _Request, *, first: bool = False) -> None:
-        if first:
-            self._waiting.appendleft(request)
-        else:
-            self._waiting.append(request)
+    def post(self, command: Command, deadline: float, on_reply: OnReply) -> None:
+        """Apply one command with what else arrives in this tick; `on_reply` is told once, later, what became of it."""
+        if self._waiting_commands >= self._bounds.queue_commands_max:
+            self._loop.call_soon(on_reply, self._full())
+            return
+        self._waiting.append(_Request((command,), deadline, self._lines(command), on_reply))
+        self._waiting_commands += 1
+        if not self._scheduled:
+            self._schedule()
+
+    def post_if_short(self, buyer: str, wanted: Wanted, deadline: float, on_checked: OnChecked) -> None:
+        """Ask, together with all others of this tick, whether a cart of one line is to be refused."""
+        if self._waiting_commands >= self._bounds.queue_commands_max:
+            self._loop.call_soon(on_checked, self._full())
+            return
+        if not self._checks or len(self._checks[-1].told) >= CHECKS_PER_BATCH_MAX:
+            self._checks.append(ShortChecks())
+        self._checks[-1].add(buyer, wanted, deadline, on_checked)
+        self._waiting_commands += 1
+        if not self._scheduled:
+            self._schedule()
+
+    def _full(self) -> Overloaded:
+        metrics.BOUND_REACHED.labels(bound="queue_commands_max").inc()
+        return Overloaded("too many requests wait for this sale")
+
+    def _push(self, request: _Request) -> None:
+        self._waiting.append(request)
         self._waiting_commands += len(request.commands)
-        metrics.QUEUED_COMMANDS.inc(len(request.commands))
+        self._schedule()
 
     def _pop(self) -> _Request:
         request = self._waiting.popleft()
         if request.question is not None:
             self._questions.pop(request.question, None)
         self._waiting_commands -= len(request.commands)
-        metrics.QUEUED_COMMANDS.dec(len(request.commands))
         return request
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule(self) -> None:
         """Send at the end of this tick, once for all that arrives in it."""
         if not self._scheduled and len(self._in_flight) < self._bounds.batches_in_flight_max:
             self._scheduled = True
-            loop.call_soon(self._send_waiting)
+            self._loop.call_soon(self._send_waiting)
 
     def _send_waiting(self) -> None:
         self._scheduled = False
-        while self._waiting and len(self._in_flight) < self._bounds.batches_in_flight_max:
+        while self._waiting_commands and len(self._in_flight) < self._bounds.batches_in_flight_max:
             batch = self._next_batch()
             if not batch:
                 continue
-            task = asyncio.get_running_loop().create_task(self._apply(batch))
+            task = self._loop.create_task(self._apply(batch))
             self._in_flight.add(task)
             task.add_done_callback(self._finished)
-        if not self._waiting and not self._in_flight:
+        if self._counted_commands != self._waiting_commands:
+            metrics.QUEUED_COMMANDS.inc(self._waiting_commands - self._counted_commands)
+            self._counted_commands = self._waiting_commands
+        self._tell_soon()
+        if not self._waiting_commands and not self._in_flight and not self._to_tell and not self._is_idle:
+            self._is_idle = True
             self._on_idle(self._sale_id)
+
+    def _tell(self, request: _Request, outcome: Replies | MiaocangError) -> None:
+        """Put a request's answer where the next turns take it from."""
+        if request.on_reply is not None:
+            self._to_tell.append((request.on_reply, outcome[0] if isinstance(outcome, list) else outcome))
+        else:
+            self._to_tell.extend((on_replies, outcome) for on_replies in request.on_replies)
+
+    def _tell_some(self) -> None:
+        """Give some of the answers, and the rest in later turns."""
+        self._telling = False
+        for _ in range(min(len(self._to_tell), ANSWERS_PER_TURN)):
+            _tell_safely(*self._to_tell.popleft())
+        self._tell_soon()
+        if not self._to_tell and not self._scheduled:
+            self._send_waiting()
+
+    def _tell_soon(self) -> None:
+        if self._to_tell and not self._telling:
+            self._telling = True
+            self._loop.call_soon(self._tell_some)
 
     def _finished(self, task: "asyncio.Task[None]") -> None:
         self._in_flight.discard(task)
         if not self._scheduled:
             self._send_waiting()
+        if not self._telling:
+            self._tell_some()
 
     def _next_batch(self) -> list[_Request]:
-        """Take requests in their order until a bound is reached; those whose time is over are turned away."""
+        """Take requests in their order until a bound is reached; those whose time is over are turned away.
+
+        All checks that wait for the next batch go with it, as one more request.
+        """
         batch: list[_Request] = []
         commands = lines = 0
         now = time.monotonic()
+        if self._checks:
+            checks = self._checks.popleft()
+            self._waiting_commands -= len(checks.told)
+            request = self._checking(checks, now)
+            if checks.deadline <= now:
+                self._turn_away(request)
+            else:
+                batch.append(request)
+        orders_max, lines_max = self._bounds.batch_orders_max, self._bounds.batch_lines_max
         while self._waiting:
             request = self._waiting[0]
-            full = (
-                commands + len(request.commands) > self._bounds.batch_orders_max
-                or lines + request.lines > self._bounds.batch_lines_max
-            )
-            if batch and full:
-                break
-            self._pop()
-            if request.answer.done():
-                continue
-            if request.deadline <= now:
-                metrics.BOUND_REACHED.labels(bound="request_deadline_seconds").inc()
-                request.answer.set_exception(Overloaded("the request waited for longer than it may"))
-                continue
-            batch.append(request)
             commands += len(request.commands)
             lines += request.lines
+            if batch and (commands > orders_max or lines > lines_max):
+                break
+            self._pop()
+            if request.deadline <= now:
+                self._turn_away(request)
+                continue
+            batch.append(request)
         return batch
+
+    def _checking(self, checks: ShortChecks, asked_at: float) -> _Request:
+        """The request that asks for all of these, and tells each."""
+
+        def on_verdict(wanted: Wanted, refusal: Reply | None) -> None:
+            if refusal is None:
+                self._sold_out.forget(self._sale_id, wanted.channel, wanted.sku)
+            elif refusal.outcome is Outcome.SOLD_OUT:
+                self._sold_out.remember(self._sale_id, wanted.channel, wanted.sku, refusal.detail[1], asked_at)
+
+        def on_reply(outcome: Reply | MiaocangError) -> None:
+            if isinstance(outcome, Reply):
+                self._to_tell.extend(zip(checks.told, checks.answer(outcome, on_verdict), strict=True))
+            else:
+                self._to_tell.extend((told, outcome) for told in checks.told)
+
+        question = checks.question()
+        return _Request((question,), checks.deadline, len(question.wanted), on_reply)
 
     def _lines(self, command: Command) -> int:
         """The order lines that a command makes the script look at; what may look at a whole sale fills a batch."""
@@ -178,39 +291,63 @@ class Batcher:
         """Send one batch and give each request its answer; none of them is left without one."""
         deadline = max(request.deadline for request in batch)
         commands = [command for request in batch for command in request.commands]
+        asked_at = time.monotonic()
         try:
             replies = await self._caller.call(self._sale_id, commands, deadline)
         except ScriptFailed as error:
             if len(batch) == 1:
-                _fail(batch, error)
+                self._fail(batch, error)
             else:
                 # one caller's request must not touch another's: each by itself, so that only the one to blame fails
                 metrics.CALL_RETRIES.labels(cause="script_failed").inc()
                 for request in batch:
                     await self._apply([request])
         except MiaocangError as error:
-            _fail(batch, error)
+            self._fail(batch, error)
         except BaseException as error:
-            _fail(batch, OutcomeUnknown(f"the call ended early: {error!r}"))
+            self._fail(batch, OutcomeUnknown(f"the call ended early: {error!r}"))
             raise
         else:
-            self._answer(batch, replies)
+            self._answer(batch, replies, asked_at)
 
-    def _answer(self, batch: list[_Request], replies: list[Reply]) -> None:
+    def _answer(self, batch: list[_Request], replies: Replies, asked_at: float) -> None:
         first = 0
+        again: list[_Request] = []
         for request in batch:
-            own = replies[first : first + len(request.commands)]
-            first += len(request.commands)
-            if request.answer.done():
+            count = len(request.commands)
+            own = replies[first : first + count]
+            first += count
+            outcome = own[0].outcome
+            if outcome is Outcome.SOLD_OUT and count == 1:
+                self._learn_shortage(request.commands[0], own[0], asked_at)
+            elif outcome is Outcome.DUE_HOLDS_REMAIN or (
+                count > 1 and any(reply.outcome is Outcome.DUE_HOLDS_REMAIN for reply in own)
+            ):
+                again.append(request)
                 continue
-            if any(reply.outcome is Outcome.DUE_HOLDS_REMAIN for reply in own):
-                self._push(request, first=True)
-                continue
-            request.answer.set_result(own)
+            self._tell(request, own)
+        for request in reversed(again):
+            self._waiting.appendleft(request)
+            self._waiting_commands += len(request.commands)
 
+    def _learn_shortage(self, command: Command, reply: Reply, asked_at: float) -> None:
+        if isinstance(command, Hold):
+            sku, available = reply.detail
+            self._sold_out.remember(self._sale_id, command.channel, sku, available, asked_at)
 
-def _fail(batch: list[_Request], error: MiaocangError) -> None:
-    for request in batch:
-        if not request.answer.done():
+    def _fail(self, batch: list[_Request], error: MiaocangError) -> None:
+        for request in batch:
             only_asked = isinstance(error, OutcomeUnknown) and all(isinstance(c, QUESTIONS) for c in request.commands)
-            request.answer.set_exception(PartitionUnavailable(str(error)) if only_asked else error)
+            self._tell(request, PartitionUnavailable(str(error)) if only_asked else error)
+
+    def _turn_away(self, request: _Request) -> None:
+        metrics.BOUND_REACHED.labels(bound="request_deadline_seconds").inc()
+        self._tell(request, Overloaded("the request waited for longer than it may"))
+
+
+def _tell_safely(told: Callable[[T], None], outcome: T) -> None:
+    """One caller's fate must not touch another's: whatever is wrong with one, the others of the batch are answered."""
+    try:
+        told(outcome)
+    except Exception:
+        _log.exception("reply_defect")

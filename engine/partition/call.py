@@ -129,6 +129,8 @@ class ScriptCaller:
             outcome = Outcome(answer.outcome)
             if outcome is Outcome.DONE:
                 metrics.BATCH_COMMANDS.observe(batch.size)
+                if sale_id not in self._epochs:  # a partition that this call has made
+                    self._learn_epoch(sale_id, answer, sent_at)
                 return replies_of(answer)
             if outcome is Outcome.STALE_EPOCH:
                 self._learn_epoch(sale_id, answer, sent_at)

@@ -4,17 +4,27 @@ Each question reads plain keys and changes nothing. What it finds may be out of 
 acts does so through the script, which decides. Raises PartitionUnavailable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from engine.domain.sales import StockLevels
 from engine.partition.connections import Connections
-from engine.partition.keyspace import partition_keys
+from engine.partition.keyspace import partition_keys, state_key
 
 PARTITIONS_PER_ROUND_TRIP = 1000
 """So that one pipeline's answers stay small, and no other client waits long for its turn."""
+
+MOVED_PER_CALL = 500
+"""No other client is kept waiting for longer than a fraction of a millisecond."""
+MOVED = """\
+local moved = {}
+for i, key in ipairs(KEYS) do
+  if (redis.call('HGET', key, 'sequence') or '') ~= ARGV[i] then moved[#moved + 1] = i end
+end
+return moved"""
+"""KEYS: partitions' states; ARGV: the sequence number known of each, empty where there is none."""
 
 _decode_levels = msgspec.msgpack.Decoder(StockLevels).decode
 
@@ -55,6 +65,16 @@ class Glance:
         found = await self._state_fields(sale_ids, "sequence", "persisted")
         return {sale_id: Progress(_number(row[0]), _number(row[1])) for sale_id, row in found.items()}
 
+    async def moved(self, known: Mapping[str, int]) -> list[str]:
+        """Those of these sales whose sequence number is no longer what is known: of thousands, at little cost."""
+        found: list[str] = []
+        for piece in _pieces(list(known), MOVED_PER_CALL):
+            keys = [state_key(sale_id) for sale_id in piece]
+            numbers = [known[sale_id] or "" for sale_id in piece]
+            positions = await self._connections.execute("EVAL", MOVED, len(keys), *keys, *numbers)
+            found += [piece[position - 1] for position in positions]
+        return found
+
     async def schedules(self, sale_ids: Sequence[str]) -> dict[str, Schedule]:
         """Each sale's status and times."""
         fields = ("status", "opens_at", "closes_at", "closed_at", "sequence", "retired")
@@ -80,13 +100,13 @@ class Glance:
     async def _state_fields(self, sale_ids: Sequence[str], *fields: str) -> dict[str, list[bytes | None]]:
         found: dict[str, list[bytes | None]] = {}
         for piece in _pieces(sale_ids):
-            commands = [("HMGET", partition_keys(sale_id).state, *fields) for sale_id in piece]
+            commands = [("HMGET", state_key(sale_id), *fields) for sale_id in piece]
             found.update(zip(piece, await self._connections.execute_all(commands), strict=True))
         return found
 
 
-def _pieces(sale_ids: Sequence[str]) -> list[Sequence[str]]:
-    return [sale_ids[at : at + PARTITIONS_PER_ROUND_TRIP] for at in range(0, len(sale_ids), PARTITIONS_PER_ROUND_TRIP)]
+def _pieces(sale_ids: Sequence[str], size: int = PARTITIONS_PER_ROUND_TRIP) -> list[Sequence[str]]:
+    return [sale_ids[at : at + size] for at in range(0, len(sale_ids), size)]
 
 
 def _schedule(row: Sequence[bytes | None]) -> Schedule:

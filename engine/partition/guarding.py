@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from redis.exceptions import NoScriptError
@@ -11,6 +12,7 @@ from engine.partition import keyspace
 from engine.partition.connections import Connections, pairs
 from engine.partition.scripts import load_script
 
+FREEZES_PER_ROUND_TRIP = 1000
 GRACE_MS = 30_000
 """What deadlines get that passed while a partition was frozen (contract §6.6)."""
 
@@ -29,7 +31,6 @@ class PartitionSight:
     journal_tail: int
     """The last sequence number in the journal's stream; 0 where it is empty."""
     levels: dict[str, StockLevels]
-    orders: int
     retired: bool
 
 
@@ -72,16 +73,26 @@ class Guarding:
 
     async def look(self, sale_id: str) -> PartitionSight:
         """A partition as it stands."""
-        keys = keyspace.partition_keys(sale_id)
-        commands = [
-            ("MULTI",),
-            ("HGETALL", keys.state),
-            ("HGETALL", keys.stock),
-            ("HLEN", keys.orders),
-            ("XREVRANGE", keys.journal, "+", "-", "COUNT", 1),
-            ("EXEC",),
-        ]
-        state_answer, stock, orders, newest = (await self._connections.execute_all(commands))[-1]
+        return (await self.look_at([sale_id]))[sale_id]
+
+    async def look_at(self, sale_ids: Sequence[str]) -> dict[str, PartitionSight]:
+        """Several partitions, each as it stands at one moment, in one round trip."""
+        commands: list[Sequence[str | int]] = []
+        for sale_id in sale_ids:
+            keys = keyspace.partition_keys(sale_id)
+            commands += [
+                ("MULTI",),
+                ("HGETALL", keys.state),
+                ("HGETALL", keys.stock),
+                ("XREVRANGE", keys.journal, "+", "-", "COUNT", 1),
+                ("EXEC",),
+            ]
+        answers = await self._connections.execute_all(commands)
+        return {sale_id: self._sight(answer) for sale_id, answer in zip(sale_ids, answers[4::5], strict=True)}
+
+    @staticmethod
+    def _sight(answer: Sequence[Any]) -> PartitionSight:
+        state_answer, stock, newest = answer
         state = {name.decode(): value for name, value in pairs(state_answer).items()}
         return PartitionSight(
             exists=bool(state),
@@ -94,15 +105,23 @@ class Guarding:
             levels={
                 sku.decode(): msgspec.msgpack.decode(packed, type=StockLevels) for sku, packed in pairs(stock).items()
             },
-            orders=int(orders),
             retired=state.get("retired", b"0") == b"1",
         )
 
-    async def freezes(self, sale_ids: Sequence[str]) -> dict[str, str]:
-        """Why each frozen one of these partitions is frozen."""
-        commands = [("HGET", keyspace.partition_keys(sale_id).state, "frozen") for sale_id in sale_ids]
-        reasons = await self._connections.execute_all(commands)
-        return {sale_id: reason.decode() for sale_id, reason in zip(sale_ids, reasons, strict=True) if reason}
+    async def freezes(self, sale_ids: Sequence[str], run: str = "") -> dict[str, str]:
+        """Why each frozen one of these partitions is frozen; with `run`, also those not looked at since that began."""
+        found: dict[str, str] = {}
+        for first in range(0, len(sale_ids), FREEZES_PER_ROUND_TRIP):
+            some = sale_ids[first : first + FREEZES_PER_ROUND_TRIP]
+            fields = ("frozen", "run", "retired")
+            commands = [("HMGET", keyspace.state_key(sale_id), *fields) for sale_id in some]
+            for sale_id, row in zip(some, await self._connections.execute_all(commands), strict=True):
+                frozen, own_run, retired = row
+                if frozen:
+                    found[sale_id] = frozen.decode()
+                elif run and own_run is not None and own_run.decode() != run and retired != b"1":
+                    found[sale_id] = "Redis has started anew"
+        return found
 
     async def freeze(self, sale_id: str, reason: str) -> None:
         """Freeze a partition, if there is one."""
@@ -117,6 +136,18 @@ class Guarding:
         """Open a partition under `next_epoch`, if it is still what was looked at. Whether it was."""
         looked_at = (sight.epoch, sight.sequence)
         return await self._evaluate(sale_id, "open", *looked_at, next_epoch, run, reason, GRACE_MS) == 1
+
+    async def open_all(
+        self, sights: Mapping[str, PartitionSight], next_epochs: Mapping[str, int], run: str, reason: str
+    ) -> dict[str, bool]:
+        """`open` for several partitions in one round trip, each by itself. Whether each was what was looked at."""
+        commands: list[Sequence[str | bytes | int]] = [("SCRIPT", "LOAD", self._script.text)]
+        for sale_id, sight in sights.items():
+            keys = keyspace.partition_keys(sale_id)
+            arguments = (sight.epoch, sight.sequence, next_epochs[sale_id], run, reason, GRACE_MS)
+            commands.append(("EVALSHA", self._script.digest, len(keys), *keys, "open", *arguments))
+        _, *answers = await self._connections.execute_all(commands)
+        return {sale_id: answer == 1 for sale_id, answer in zip(sights, answers, strict=True)}
 
     async def retire(self, sale_id: str, sequence: int) -> bool:
         """Take a closed sale without open holds out of Redis, but for its state, if it ends at `sequence`.

@@ -7,20 +7,15 @@ time is given. Nothing is changed. Every method raises PartitionUnavailable.
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import msgspec
 from redis.exceptions import ResponseError
 
 from engine.domain.errors import PartitionUnavailable
 from engine.domain.orders import OrderRecord
 from engine.partition import keyspace
 from engine.partition.connections import Connections
+from engine.partition.rows import BuyerRow, RowUnreadable, decode_order, decode_row
 
 SCAN_COUNT = 1000
-DIGEST_LENGTH = 22
-"""Of an order, as `includes/buyer.lua` packs them."""
-
-_decode_order = msgspec.msgpack.Decoder(OrderRecord).decode
-_decode_anything = msgspec.msgpack.Decoder().decode
 
 
 class PartitionInspection:
@@ -41,26 +36,21 @@ class PartitionInspection:
         found = await self.execute("HMGET", keyspace.partition_keys(sale_id).state, *names)
         return {name: (value or b"").decode() for name, value in zip(names, found, strict=True)}
 
-    async def orders(self, sale_id: str) -> AsyncIterator[tuple[str, OrderRecord | None]]:
-        """Each order with its digest; None for a record that cannot be read."""
-        async for field, packed in self._scan("HSCAN", keyspace.partition_keys(sale_id).orders):
+    async def buyers(self, sale_id: str, currency: str) -> AsyncIterator[tuple[str, BuyerRow | None]]:
+        """Each buyer's row, by the buyer's part of their orders' digests; None for one that cannot be read."""
+        async for part, packed in self._scan("HSCAN", keyspace.partition_keys(sale_id).buyers):
             try:
-                yield field, _decode_order(packed)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                yield field, None
+                yield part, decode_row(part, packed, currency)
+            except RowUnreadable:
+                yield part, None
 
-    async def buyers(self, sale_id: str) -> AsyncIterator[tuple[str, list[str], dict[str, int] | None]]:
-        """Each `channel:buyer_id` with the digests of its newest orders and its units by SKU.
-
-        None for units that cannot be read.
-        """
-        async for field, packed in self._scan("HSCAN", keyspace.partition_keys(sale_id).buyers):
+    async def moved_orders(self, sale_id: str, currency: str) -> AsyncIterator[tuple[str, OrderRecord | None]]:
+        """Each order that has moved out of its buyer's row, with its digest; None for one that cannot be read."""
+        async for digest, packed in self._scan("HSCAN", keyspace.partition_keys(sale_id).orders):
             try:
-                digests, bought = _decode_anything(packed)
-                named = [digests[at : at + DIGEST_LENGTH] for at in range(0, len(digests), DIGEST_LENGTH)]
-                yield field, named, dict(bought)  # an empty table is packed as a list
-            except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, TypeError):
-                yield field, [], None
+                yield digest, decode_order(packed, currency)
+            except RowUnreadable:
+                yield digest, None
 
     async def due(self, sale_id: str) -> AsyncIterator[tuple[str, int]]:
         """Each digest in the index of open holds with its deadline, milliseconds."""

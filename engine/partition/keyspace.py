@@ -24,17 +24,22 @@ class PartitionKeys(NamedTuple):
     stock: str
     """hash: sku → packed levels"""
     orders: str
-    """hash: order digest → packed order"""
+    """hash: order digest → packed order, of those that have moved out of their buyers' rows"""
     due: str
     """sorted set: digest of each open hold by its deadline, milliseconds"""
     buyers: str
-    """hash: `channel:buyer_id` → packed digests of their orders and units bought by SKU"""
+    """hash: buyer's part of the order digests → their newest orders, packed: see `includes/buyer.lua`"""
     documents: str
     """hash: document_id → digest of the document's body"""
     definition: str
     """string: the sale's definition as JSON"""
     journal: str
     """stream: one record a batch, its id the last sequence number in it"""
+
+
+def state_key(sale_id: str) -> str:
+    """The first of `partition_keys`, for those who ask thousands of partitions for it again and again."""
+    return f"mc:{{{sale_id}}}:state"
 
 
 def partition_keys(sale_id: str) -> PartitionKeys:

@@ -7,13 +7,15 @@ from typing import Self
 
 from engine.domain.commands import Command
 from engine.domain.errors import PartitionFrozen
+from engine.domain.identifiers import BUYER_PART_LENGTH
 from engine.partition import keyspace
-from engine.partition.batcher import CONNECTIONS_MAX, BatchBounds, Batcher
+from engine.partition.batcher import CONNECTIONS_MAX, BatchBounds, Batcher, OnReply
 from engine.partition.call import CallSettings, ScriptCaller
 from engine.partition.codec import Reply
 from engine.partition.connections import Connections, pairs
 from engine.partition.guarding import Guarding
 from engine.partition.journal_reader import JournalReader
+from engine.partition.sold_out import OnChecked, SoldOutMemory, Wanted
 from engine.settings import Settings
 
 MS_PER_HOUR = 3_600_000
@@ -34,6 +36,7 @@ class Partitions:
         self._bounds = bounds
         self._deadline_seconds = calls.request_deadline_seconds
         self._batchers: dict[str, Batcher] = {}
+        self._sold_out = SoldOutMemory()
 
     @classmethod
     def from_settings(cls, settings: Settings, connections_max: int = CONNECTIONS_MAX) -> Self:
@@ -67,10 +70,40 @@ class Partitions:
 
         They share a script call with whatever else arrives in the same tick of the event loop.
         """
+        return await self._batcher(sale_id).submit(commands, time.monotonic() + self._deadline_seconds)
+
+    def post(self, sale_id: str, command: Command, on_reply: OnReply) -> None:
+        """Apply one command as `submit` does, for callers with thousands of them a second: no task, no future.
+
+        `on_reply` is called once, from the event loop and never within this call, with the reply or with what `submit`
+        would have raised.
+        """
+        self._batcher(sale_id).post(command, time.monotonic() + self._deadline_seconds, on_reply)
+
+    def is_short(self, sale_id: str, channel: str, sku: str, quantity: int) -> bool:
+        """Whether a moment ago fewer than `quantity` units were left for the channel: a hint, see sold_out.py."""
+        return self._sold_out.is_short(sale_id, channel, sku, quantity)
+
+    def post_if_short(  # noqa: PLR0917 - what a cart of one line is made of
+        self, sale_id: str, digest: str, channel: str, sku: str, quantity: int, on_checked: OnChecked
+    ) -> None:
+        """Ask whether a cart of one line, without discount and freight, is to be refused for want of stock.
+
+        `digest` is the order's; its buyer's part alone will do.
+        `on_checked` is called once, from the event loop and never within this call: with a refusal (SOLD_OUT with [sku,
+        available, unit price], or what refuses every hold of the sale), with what `submit` would have raised, or with
+        None where only a hold can tell: stock is back, or this buyer has orders in the sale, of which this may be one.
+        """
+        deadline = time.monotonic() + self._deadline_seconds
+        buyer = digest[:BUYER_PART_LENGTH]
+        self._batcher(sale_id).post_if_short(buyer, Wanted(channel, sku, quantity), deadline, on_checked)
+
+    def _batcher(self, sale_id: str) -> Batcher:
         batcher = self._batchers.get(sale_id)
         if batcher is None:
-            batcher = self._batchers[sale_id] = Batcher(sale_id, self._caller, self._bounds, self._forget)
-        return await batcher.submit(commands, time.monotonic() + self._deadline_seconds)
+            batcher = Batcher(sale_id, self._caller, self._bounds, self._sold_out, self._forget)
+            self._batchers[sale_id] = batcher
+        return batcher
 
     def _forget(self, sale_id: str) -> None:
         """A batcher with nothing to do costs nothing if it is not there."""
@@ -85,6 +118,11 @@ class Partitions:
         first = f"({after}" if after else "-"
         found = await self.connections.execute("ZRANGEBYLEX", keyspace.SALES, first, "+", "LIMIT", 0, limit)
         return [name.decode() for name in found]
+
+    async def sale_count(self) -> int:
+        """How many partitions there are names of; names are only ever added."""
+        count: int = await self.connections.execute("ZCARD", keyspace.SALES)
+        return count
 
     async def ready(self) -> dict[str, str]:
         """The frozen sales with the reason for each. Raises PartitionUnavailable or PartitionFrozen if none is open."""

@@ -1,13 +1,14 @@
 -- guard: freezes a partition, opens one that has been reconciled under the next epoch, or takes one out of Redis whose
 --        sale's time is over. It passes by the checks of run, epoch and freeze; only the worker calls it.
 --
--- KEYS     the partition's keys, as includes/keys.lua names them
+-- KEYS     the partition's keys, in the order of PartitionKeys in engine/partition/keyspace.py
 -- ARGV     freeze, reason, whether also a partition that is not there (1 or 0)
 --          open, epoch and sequence that were reconciled, next epoch, run, reason, grace (ms)
 --          retire, sequence that the ledger holds
 -- Answers  1, or 0 where the partition is no longer what was looked at
 
 --- @include "includes/redis_calls"
+--- @include "includes/packing"
 --- @include "includes/state"
 --- @include "includes/clock"
 --- @include "includes/journal"
@@ -62,7 +63,6 @@ local function retire(sequence)
   return 1
 end
 
-state.key, journal.key = KEYS[1], KEYS[8]
 state.read()
 if ARGV[1] == 'freeze' then return freeze(ARGV[2], ARGV[3] == '1') end
 if ARGV[1] == 'retire' then return retire(tonumber(ARGV[2])) end

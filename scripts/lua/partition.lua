@@ -1,18 +1,31 @@
 -- partition: applies a batch of commands to one sale's partition, each with its journal entry in the same atom.
 --
--- KEYS     the partition's keys, as includes/keys.lua names them
+-- KEYS     the partition's keys, in the order of PartitionKeys in engine/partition/keyspace.py
 -- ARGV[1]  header, packed: {format, epoch (0: not known), not after (ms), backlog_max (entries), retention (ms), run}
--- ARGV[2]  commands, packed: {{verb, …}, …}, as engine/domain/commands.py
+-- ARGV[2]  commands, packed: {command, …}, each the bytes of its verb and fields, one behind the other, as in
+--          engine/domain/commands.py
 -- Answers  packed: {outcome of the batch, server's time (ms), epoch, run, reason, {{outcome, …}, …}}
+--          A verb's file says what it takes and answers.
 --
 -- Reads, then decides on what it has read, and writes last: a script that fails has written nothing. Commands of a batch
 -- see each other's effects, in their order. FROZEN, STALE_EPOCH, TOO_LATE and PARTITION_MISSING turn the whole batch
 -- away before any command is looked at.
+-- Lua makes every function anew for each call, and that is most of what a call costs before its first command. So what
+-- only some verbs need is made only if the batch has one of them.
 local commands = {}
 local header
+local document, definition, recent_commands -- of the operators' commands
+local batch = cmsgpack.unpack(ARGV[2])
+local verbs = {} -- that the batch has
+for _, packed in ipairs(batch) do
+  local _, verb = cmsgpack.unpack_limit(packed, 1)
+  verbs[verb] = true
+end
+local takes_id = verbs.define or verbs.open or verbs.pause or verbs.resume or verbs.close or verbs.delete
 
 --- @include "includes/codes"
 --- @include "includes/redis_calls"
+--- @include "includes/packing"
 --- @include "includes/state"
 --- @include "includes/clock"
 --- @include "includes/journal"
@@ -20,31 +33,68 @@ local header
 --- @include "includes/order"
 --- @include "includes/buyer"
 --- @include "includes/due"
---- @include "includes/document"
---- @include "includes/definition"
---- @include "includes/keys"
---- @include "includes/commit"
 --- @include "includes/units"
 --- @include "includes/expire_due"
 --- @include "includes/transitions"
---- @include "includes/sale_exists"
+--- @include "includes/sale_refusal"
+if verbs.change_stock or verbs.delete then
+--- @include "includes/document"
+end
+if verbs.define or verbs.delete or verbs.get_sale then
+--- @include "includes/definition"
+end
+if takes_id then
 --- @include "includes/recent_commands"
---- @include "commands/hold"
---- @include "commands/settle"
---- @include "commands/cancel"
---- @include "commands/expire"
---- @include "commands/get_order"
---- @include "commands/list_buyer_orders"
---- @include "commands/get_availability"
---- @include "commands/get_sale"
---- @include "commands/define"
---- @include "commands/change_stock"
---- @include "commands/transition"
---- @include "commands/delete"
---- @include "commands/apply_schedule"
---- @include "commands/note_persisted"
+end
+--- @include "includes/commit"
 
-local CALL_FORMAT = 1
+if verbs.hold then
+--- @include "commands/hold"
+end
+if verbs.check_short then
+--- @include "commands/check_short"
+end
+if verbs.settle then
+--- @include "commands/settle"
+end
+if verbs.cancel then
+--- @include "commands/cancel"
+end
+if verbs.expire then
+--- @include "commands/expire"
+end
+if verbs.get_order then
+--- @include "commands/get_order"
+end
+if verbs.list_buyer_orders then
+--- @include "commands/list_buyer_orders"
+end
+if verbs.get_availability then
+--- @include "commands/get_availability"
+end
+if verbs.get_sale then
+--- @include "commands/get_sale"
+end
+if verbs.define then
+--- @include "commands/define"
+end
+if verbs.change_stock then
+--- @include "commands/change_stock"
+end
+if verbs.open or verbs.pause or verbs.resume or verbs.close then
+--- @include "commands/transition"
+end
+if verbs.delete then
+--- @include "commands/delete"
+end
+if verbs.apply_schedule then
+--- @include "commands/apply_schedule"
+end
+if verbs.note_persisted then
+--- @include "commands/note_persisted"
+end
+
+local CALL_FORMAT = 2
 
 -- Verbs that mean something where there is no sale, or no longer one.
 local without_sale = { define = true, note_persisted = true, apply_schedule = true }
@@ -57,13 +107,6 @@ local function read_header()
   }
 end
 
-local function has_definition(batch)
-  for _, c in ipairs(batch) do
-    if c[1] == 'define' then return true end
-  end
-  return false
-end
-
 -- A partition is only ever made by a definition, and only on a run of Redis that the guard has vouched for.
 local function make_partition(run)
   state.set('run', run)
@@ -73,9 +116,9 @@ local function make_partition(run)
 end
 
 -- Why the whole batch is turned away: {code, reason}; nil if it is not.
-local function refuse_batch(batch, run, time)
+local function refuse_batch(run, time)
   if not state.exists then
-    if header.run ~= run or not has_definition(batch) then return { code.PARTITION_MISSING, '' } end
+    if header.run ~= run or not verbs.define then return { code.PARTITION_MISSING, '' } end
     make_partition(run)
   end
   if state.retired == 0 then -- a sale that has left Redis for good has nothing that could be in doubt
@@ -87,51 +130,52 @@ local function refuse_batch(batch, run, time)
   return nil
 end
 
--- Read what the commands name in one go each, rather than one by one.
-local function read_ahead(batch)
-  local orders, skus, buyers, documents = {}, {}, {}, {}
-  local need = {
-    order = function(digest) orders[#orders + 1] = digest end,
-    sku = function(sku) skus[#skus + 1] = sku end,
-    buyer = function(field) buyers[#buyers + 1] = field end,
-    document = function(id) documents[#documents + 1] = id end,
-  }
-  for _, c in ipairs(batch) do
-    local command = commands[c[1]]
-    assert(command, 'there is no such command')
-    if command.needs then command.needs(c, need) end
+-- Read what the commands name in one go each, rather than one by one: the order or the buyer that is the first field of
+-- most, and what the others say that they need.
+local function read_ahead()
+  local wanted = { order = {}, buyer = {}, sku = {}, document = {} }
+  for _, packed in ipairs(batch) do
+    local _, verb, first = cmsgpack.unpack_limit(packed, 2)
+    local command = commands[verb]
+    if not command then error('there is no such command') end
+    if command.reads then
+      local names = wanted[command.reads]
+      names[#names + 1] = first
+    elseif command.needs then
+      command.needs(wanted, select(2, cmsgpack.unpack(packed)))
+    end
   end
-  order.load(orders)
-  stock.load(skus)
-  buyer.load(buyers)
-  document.load(documents)
+  buyer.load(wanted.buyer)
+  order.load(wanted.order)
+  stock.load(wanted.sku)
+  if document then document.load(wanted.document) end
 end
 
-local function apply(c)
-  local answered = recent_commands.reply_to(c)
-  if answered then return answered end
-  if not sale_exists() and not without_sale[c[1]] then return { code.SALE_NOT_FOUND } end
-  local reply = commands[c[1]].apply(c)
-  recent_commands.remember(c, reply)
-  return reply
+-- Apply one command. Returns its reply, packed.
+local function apply(verb, ...)
+  local answered = takes_id and recent_commands.reply_to(verb, ...)
+  if answered then return cmsgpack.pack(answered) end
+  if not sale_exists() and not without_sale[verb] then return cmsgpack.pack({ code.SALE_NOT_FOUND }) end
+  local reply, packed = commands[verb].apply(...) -- a verb may have packed it already
+  if takes_id then recent_commands.remember(reply, verb, ...) end
+  return packed or cmsgpack.pack(reply)
 end
 
 header = read_header()
-local batch = cmsgpack.unpack(ARGV[2])
 local run = server_run()
 local time = server_time()
-name_keys()
 state.read()
 now = math.max(state.clock, time)
 
-local refused = refuse_batch(batch, run, time)
-local replies = {}
+local refused = refuse_batch(run, time)
+local replies, count = {}, 0
 if not refused then
-  read_ahead(batch)
+  read_ahead()
   apply_schedule()
-  for i, c in ipairs(batch) do replies[i] = apply(c) end
+  for i, packed in ipairs(batch) do replies[i] = apply(cmsgpack.unpack(packed)) end
+  count = #batch
   if state.exists or sale_exists() then commit() end -- a definition that was refused makes no partition
 end
-return cmsgpack.pack({
-  refused and refused[1] or code.DONE, time, state.epoch, run, refused and refused[2] or '', replies,
-})
+return array_header(6) .. cmsgpack.pack(
+  refused and refused[1] or code.DONE, time, state.epoch, run, refused and refused[2] or ''
+) .. pack_array(count, replies)

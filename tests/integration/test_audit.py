@@ -125,7 +125,10 @@ async def live(partitions: Partitions, pool: LedgerPool) -> Live:
 
 @pytest.fixture
 async def busy(live: Live) -> Live:
-    """Every kind of change but the closing, all of it in the ledger but for the last hold."""
+    """Every kind of change but the closing, all of it in the ledger but for the last hold.
+
+    Of b0's six orders the first two, one of them cancelled, have moved out of the buyer's row in Redis.
+    """
     await live.define()
     await live.ask(Open())
     settled = await live.hold("b1", ("TEE-M", 4), ("CAP", 1))
@@ -141,6 +144,9 @@ async def busy(live: Live) -> Live:
     await live.ask(Resume())
     await live.define(quantity=22)
     await live.hold("b4", ("TEE-M", 1), channel="tmall")
+    many = [await live.hold("b0", ("TEE-M", 1)) for _ in range(6)]
+    await live.ask(Cancel(many[0]))
+    await live.ask(Cancel(many[-1]))
     await live.persist()
     await live.hold("b5", ("TEE-M", 3))
     return live
@@ -195,6 +201,27 @@ async def test_expired_and_late_orders_of_a_closed_sale_hold(live: Live) -> None
     await live.persist()
     report = await live.audit()
     assert report.holds, words(report)
+
+
+async def test_a_buyer_with_many_orders_holds_whatever_became_of_the_older_ones(live: Live) -> None:
+    await live.define(quantity=50, hold_seconds=1)
+    await live.ask(Open())
+    digests = [await live.hold("b0", ("TEE-M", 1 + number % 2)) for number in range(12)]
+    await live.settle(digests[0], "p0")
+    await live.settle(digests[0], "p1", Outcome.DUPLICATE_PAYMENT)
+    await live.ask(Cancel(digests[1]))
+    await live.ask(Cancel(digests[2]))
+    await live.settle(digests[2], "p2")
+    await live.settle(digests[-1], "p3")
+    await asyncio.sleep(1.1)
+    await live.ask(Expire(5))
+    await live.persist()
+    await live.ask(Expire(5))
+    for _ in range(3):
+        await live.hold("b0", ("TEE-M", 1))
+    report = await live.audit()
+    assert report.holds, words(report)
+    assert len(await moved_digests(live)) == 11
 
 
 async def test_a_trimmed_journal_holds(busy: Live) -> None:
@@ -289,16 +316,22 @@ async def test_a_sale_is_answered_as_of_its_place_in_the_batch(live: Live) -> No
 LEDGER_TAMPERINGS = [
     ("DELETE FROM orders WHERE sequence = 3", {"orders-ledger-equal-journal"}),
     ("UPDATE orders SET amount_minor = amount_minor + 1 WHERE sequence = 3", {"orders-ledger-equal-journal"}),
-    ("UPDATE orders SET status = 3 WHERE sequence = 3", {"orders-ledger-equal-journal"}),
+    ("UPDATE order_changes SET status = 3 WHERE order_sequence = 3", {"orders-ledger-equal-journal"}),
+    ("UPDATE order_changes SET version = version + 5", {"orders-ledger-equal-journal"}),
+    ("DELETE FROM order_changes WHERE payment_id IS NULL AND version = 2", {"orders-ledger-equal-journal"}),
     (
-        "INSERT INTO orders SELECT partition_id, 1, version, status, changed_sequence, discount_minor, freight_minor, "
-        "amount_minor, created_at, held_until, settled_at, 'other', channel, buyer_id, currency FROM orders LIMIT 1",
+        "INSERT INTO orders SELECT partition_id, 1, discount_minor, freight_minor, amount_minor, created_at, "
+        "held_until, 1, buyer_key, NULL, 'other', buyer_id, channel, currency FROM orders LIMIT 1",
         {"orders-ledger-equal-journal"},
     ),
     ("DELETE FROM order_lines WHERE position = 2", {"order-lines-ledger-equal-journal"}),
     ("UPDATE order_lines SET paid_minor = paid_minor - 1", {"order-lines-ledger-equal-journal"}),
-    ("DELETE FROM payments WHERE payment_id = 'p2'", {"payments-ledger-equal-journal"}),
-    ("UPDATE payments SET fate = 1", {"payments-ledger-equal-journal"}),
+    (
+        "DELETE FROM order_changes WHERE payment_id = 'p2'",
+        {"payments-ledger-equal-journal", "orders-ledger-equal-journal"},
+    ),
+    ("UPDATE order_changes SET fate = 1 WHERE fate = 3", {"payments-ledger-equal-journal"}),
+    ("UPDATE order_changes SET amount_minor = 1 WHERE fate = 1", {"payments-ledger-equal-journal"}),
     ("DELETE FROM stock WHERE sku = 'CAP'", {"stock-ledger-equals-journal"}),
     (
         "UPDATE stock SET available = available + 1, allocated = allocated + 1 WHERE sku = 'CAP'",
@@ -357,29 +390,102 @@ async def remove_sku(live: Live) -> set[str]:
     return {"stock-redis-equals-journal"}
 
 
+async def moved_digests(live: Live) -> list[bytes]:
+    """The orders that do not lie in their buyer's row, the oldest first: those of b0."""
+    row = await read_row(live, "b0")
+    part, moved = OrderId.buyer_part_of(SALE, "douyin", "b0"), row[0][0]
+    return [f"{part}{moved[at : at + 12]}".encode() for at in range(0, len(moved), 12)]
+
+
+async def read_row(live: Live, buyer: str, channel: str = "douyin") -> list[Any]:
+    part = OrderId.buyer_part_of(SALE, channel, buyer)
+    return msgspec.msgpack.decode(await live.redis("HGET", KEYS.buyers, part), type=list)
+
+
+async def write_row(live: Live, buyer: str, row: list[Any], channel: str = "douyin") -> None:
+    part = OrderId.buyer_part_of(SALE, channel, buyer)
+    await live.redis("HSET", KEYS.buyers, part, msgspec.msgpack.encode(row))
+
+
 async def remove_order(live: Live) -> set[str]:
-    digests = await live.redis("HKEYS", KEYS.orders)
-    await live.redis("HDEL", KEYS.orders, digests[0])
+    await live.redis("HDEL", KEYS.orders, (await moved_digests(live))[0])
     return {"orders-redis-equal-journal"}
 
 
 async def change_order(live: Live) -> set[str]:
-    digest = (await live.redis("HKEYS", KEYS.orders))[0]
+    digest = (await moved_digests(live))[1]
     order = msgspec.msgpack.decode(await live.redis("HGET", KEYS.orders, digest))
     order[3] = "somebody else"
     await live.redis("HSET", KEYS.orders, digest, msgspec.msgpack.encode(order))
     return {"orders-redis-equal-journal"}
 
 
+async def change_ended_order(live: Live) -> set[str]:
+    digest = (await moved_digests(live))[0]
+    order = msgspec.msgpack.decode(await live.redis("HGET", KEYS.orders, digest))
+    order[1] = OrderStatus.EXPIRED
+    await live.redis("HSET", KEYS.orders, digest, msgspec.msgpack.encode(order))
+    return {"orders-redis-equal-journal"}
+
+
 async def spoil_order(live: Live) -> set[str]:
-    await live.redis("HSET", KEYS.orders, (await live.redis("HKEYS", KEYS.orders))[0], b"\xc1")
+    await live.redis("HSET", KEYS.orders, (await moved_digests(live))[0], b"\xc1")
     return {"orders-redis-equal-journal"}
 
 
 async def add_order(live: Live) -> set[str]:
-    order = await live.redis("HGET", KEYS.orders, (await live.redis("HKEYS", KEYS.orders))[0])
+    order = await live.redis("HGET", KEYS.orders, (await moved_digests(live))[0])
     await live.redis("HSET", KEYS.orders, "another", order)
     return {"orders-redis-equal-journal"}
+
+
+async def remove_order_from_row(live: Live) -> set[str]:
+    row = await read_row(live, "b0")
+    await write_row(live, "b0", row[:1] + row[3:])
+    return {"orders-redis-equal-journal", "buyer-counters"}
+
+
+async def change_order_in_row(live: Live) -> set[str]:
+    part, order = await read_row(live, "b1")
+    order[4] = "another reference"
+    await write_row(live, "b1", [part, order])
+    return {"orders-redis-equal-journal"}
+
+
+async def change_ended_order_in_row(live: Live) -> set[str]:
+    part, order = await read_row(live, "b2", "tmall")
+    order[8] += 1  # seconds held for
+    await write_row(live, "b2", [part, order], "tmall")
+    return {"orders-redis-equal-journal"}
+
+
+async def change_quantity_in_row(live: Live) -> set[str]:
+    part, order = await read_row(live, "b5")
+    order[13][0][2] += 1
+    await write_row(live, "b5", [part, order])
+    return {"orders-redis-equal-journal", "buyer-counters"}
+
+
+async def add_order_to_row(live: Live) -> set[str]:
+    row = await read_row(live, "b5")
+    await write_row(live, "b5", ["another-part", row[1], *row])
+    return {"orders-redis-equal-journal", "buyer-counters"}
+
+
+async def swap_orders_in_row(live: Live) -> set[str]:
+    moved, *row = await read_row(live, "b0")
+    await write_row(live, "b0", [moved, *row[2:4], *row[:2], *row[4:]])
+    return {"buyer-counters"}
+
+
+async def spoil_row(live: Live) -> set[str]:
+    await live.redis("HSET", KEYS.buyers, OrderId.buyer_part_of(SALE, "douyin", "b1"), b"\xc1")
+    return {"orders-redis-equal-journal", "buyer-counters"}
+
+
+async def empty_row(live: Live) -> set[str]:
+    await write_row(live, "b0", (await read_row(live, "b0"))[:1])
+    return {"orders-redis-equal-journal", "buyer-counters"}
 
 
 async def remove_due(live: Live) -> set[str]:
@@ -398,20 +504,28 @@ async def add_due(live: Live) -> set[str]:
 
 
 async def remove_buyer(live: Live) -> set[str]:
-    await live.redis("HDEL", KEYS.buyers, "douyin:b1")
-    return {"buyer-counters"}
+    await live.redis("HDEL", KEYS.buyers, OrderId.buyer_part_of(SALE, "douyin", "b1"))
+    return {"buyer-counters", "orders-redis-equal-journal"}
 
 
 async def change_buyer(live: Live) -> set[str]:
-    digests, bought = msgspec.msgpack.decode(await live.redis("HGET", KEYS.buyers, "douyin:b1"))
-    bought["CAP"] += 1
-    await live.redis("HSET", KEYS.buyers, "douyin:b1", msgspec.msgpack.encode([digests, bought]))
+    row = await read_row(live, "b0")
+    row[0][1]["TEE-M"] += 1
+    await write_row(live, "b0", row)
+    return {"buyer-counters"}
+
+
+async def forget_buyers_counts(live: Live) -> set[str]:
+    row = await read_row(live, "b0")
+    row[0][1] = {}
+    await write_row(live, "b0", row)
     return {"buyer-counters"}
 
 
 async def forget_buyers_order(live: Live) -> set[str]:
-    _, bought = msgspec.msgpack.decode(await live.redis("HGET", KEYS.buyers, "douyin:b1"))
-    await live.redis("HSET", KEYS.buyers, "douyin:b1", msgspec.msgpack.encode(["", bought]))
+    row = await read_row(live, "b0")
+    row[0][0] = row[0][0][12:]
+    await write_row(live, "b0", row)
     return {"buyer-counters"}
 
 
@@ -459,7 +573,9 @@ async def lose_marker(live: Live) -> set[str]:
     "tamper",
     [
         tamper_level, tamper_level_unreadable, remove_sku, remove_order, change_order, spoil_order, add_order,
-        remove_due, postpone_due, add_due, remove_buyer, change_buyer, forget_buyers_order, remove_last_entry,
+        change_ended_order, remove_order_from_row, change_order_in_row, change_ended_order_in_row,
+        change_quantity_in_row, add_order_to_row, swap_orders_in_row, spoil_row, empty_row, remove_due, postpone_due,
+        add_due, remove_buyer, change_buyer, forget_buyers_counts, forget_buyers_order, remove_last_entry,
         remove_persisted_entry, change_status, change_definition, step_back, lose_partition, freeze, lose_marker,
     ],
 )  # fmt: skip
@@ -527,7 +643,7 @@ async def test_a_sale_that_the_ledger_has_nothing_of_cannot_be_told(live: Live) 
 
 
 async def test_a_ledger_that_was_emptied_cannot_be_told(busy: Live) -> None:
-    await busy.pool.execute("TRUNCATE partitions, journal, orders, stock, sales, feed, payments, order_lines")
+    await busy.pool.execute("TRUNCATE partitions, journal, orders, stock, sales, feed, order_changes, order_lines")
     with pytest.raises(CannotTell):
         await busy.audit()
 

@@ -22,6 +22,7 @@ from engine.partition.connections import ResponseError
 from engine.partition.partitions import Partitions
 from engine.partition.redis_clock import RedisClock
 from engine.partition.scripts import load_script
+from engine.partition.sold_out import SoldOutMemory
 from tests.conftest import OwnRedis, own_redis, running_store
 from tests.lua.shop import SALE, Shop, definition, sku
 
@@ -206,7 +207,7 @@ async def test_a_tick_makes_one_batch_and_no_more_than_two_are_in_flight(partiti
     counting = CountingCaller(ScriptCaller(partitions.connections, QUICK))
     bounds = BatchBounds(batch_orders_max=64)
     idle: list[str] = []
-    batcher = Batcher(SALE, counting, bounds, idle.append)
+    batcher = Batcher(SALE, counting, bounds, SoldOutMemory(), idle.append)
 
     async def hold(n: int) -> Reply:
         _, command = shop.hold_command(f"u{n}", "k", ("A", 1))
@@ -225,7 +226,7 @@ async def test_a_batch_is_bounded_in_lines_but_one_large_order_still_goes(partit
     shop = Shop(partitions)
     await shop.open(sku("A", 10_000))
     counting = CountingCaller(ScriptCaller(partitions.connections, QUICK))
-    batcher = Batcher(SALE, counting, BatchBounds(batch_lines_max=10), lambda _sale_id: None)
+    batcher = Batcher(SALE, counting, BatchBounds(batch_lines_max=10), SoldOutMemory(), lambda _sale_id: None)
 
     async def hold(n: int, lines: int) -> Reply:
         _, command = shop.hold_command(f"u{n}", "k", *[("A", 1)] * lines)
@@ -240,7 +241,11 @@ async def test_a_full_queue_turns_requests_away_and_keeps_those_it_has(partition
     shop = Shop(partitions)
     await shop.open(sku("A", 10_000))
     batcher = Batcher(
-        SALE, ScriptCaller(partitions.connections, QUICK), BatchBounds(queue_commands_max=10), lambda _sale_id: None
+        SALE,
+        ScriptCaller(partitions.connections, QUICK),
+        BatchBounds(queue_commands_max=10),
+        SoldOutMemory(),
+        lambda _sale_id: None,
     )
 
     async def hold(n: int) -> Reply:
@@ -286,7 +291,7 @@ async def test_the_same_question_asked_by_many_in_one_tick_is_asked_once(partiti
     shop = Shop(partitions)
     await shop.open(sku("A", 5))
     counting = CountingCaller(ScriptCaller(partitions.connections, QUICK))
-    batcher = Batcher(SALE, counting, BatchBounds(), lambda _sale_id: None)
+    batcher = Batcher(SALE, counting, BatchBounds(), SoldOutMemory(), lambda _sale_id: None)
     asked = [batcher.submit([GetAvailability("")], time.monotonic() + 20) for _ in range(100)]
     _, command = shop.hold_command("u", "k", ("A", 1))
     *answers, held = await asyncio.gather(*asked, batcher.submit([command], time.monotonic() + 20))

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from engine.domain.commands import ChangeStock, Define, DefineSku, GetSale, Hold, Open, Settle, StockChange
+from engine.domain.commands import ChangeStock, Define, DefineSku, GetOrder, GetSale, Hold, Open, Settle, StockChange
 from engine.domain.identifiers import OrderId
 from engine.domain.journal import Entry, decode_entry, decode_record
 from engine.domain.orders import HoldRequest, OrderRecord, RequestedLine
@@ -73,6 +73,17 @@ class Shop:
 
     async def hold(self, buyer: str, key: str, *lines: tuple[str, int], **fields: Any) -> Reply:
         return (await self.partitions.submit(self.sale_id, self.hold_command(buyer, key, *lines, **fields)[1]))[0]
+
+    async def order(self, buyer: str, key: str, channel: str = "douyin") -> OrderRecord:
+        digest = OrderId.of(self.sale_id, channel, buyer, key).digest
+        return (await self.ask(GetOrder(digest)))[0].order()
+
+    async def held_order(self, buyer: str, key: str, *lines: tuple[str, int], **fields: Any) -> OrderRecord:
+        reply = await self.hold(buyer, key, *lines, **fields)
+        order = await self.order(buyer, key)
+        assert reply.outcome is Outcome.DONE
+        assert reply.held().sequence == order.sequence
+        return order
 
     async def settle(self, order_id: OrderId, payment_id: str, amount_minor: int, currency: str = "CNY") -> Reply:
         command = Settle(order_id.digest, payment_id, amount_minor, currency)

@@ -39,7 +39,7 @@ async def test_a_partition_that_changed_meanwhile_is_not_opened(shop: Shop) -> N
 
 async def test_deadlines_that_passed_while_frozen_get_thirty_seconds_and_later_ones_do_not(shop: Shop) -> None:
     await shop.open(sku("A", 2), hold_ms=200)
-    passed = order_of(await shop.hold("u", "k", ("A", 1)))
+    passed = await shop.held_order("u", "k", ("A", 1))
     await shop.partitions.guarding.freeze(SALE, "doubts")
     await asyncio.sleep(0.3)
     await freeze_and_open(shop)
@@ -115,7 +115,7 @@ async def test_a_grace_is_given_once_and_a_second_restart_does_not_renew_it(shop
 async def test_holds_between_two_graces_end_in_their_time(shop: Shop) -> None:
     """Three deadlines: one in each of two graces, and one between them, which alone is due."""
     await shop.open(sku("A", 3), hold_ms=60_000)
-    orders = [order_of(await shop.hold(f"u{n}", "k", ("A", 1))) for n in range(3)]
+    orders = [await shop.held_order(f"u{n}", "k", ("A", 1)) for n in range(3)]
     journal = {entry.order.buyer_id: entry.digest for _, _, entry in await shop.journal() if isinstance(entry, Held)}
     now_ms = orders[0].created_at_ms
     keys = keyspace.partition_keys(SALE)

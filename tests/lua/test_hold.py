@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from engine.domain.commands import Cancel, Close, Expire, GetOrder, ListBuyerOrders, NotePersisted, Pause, Settle
+from engine.domain.identifiers import OrderId
 from engine.domain.outcomes import Outcome
 from engine.partition.batcher import BatchBounds
 from engine.partition.call import CallSettings
@@ -37,8 +38,9 @@ async def test_a_sku_in_several_lines_counts_together(shop: Shop) -> None:
 async def test_the_channels_own_pool_goes_first_and_units_return_where_they_came_from(shop: Shop) -> None:
     await shop.open(sku("A", 10, channels=[("douyin", 3)], withheld=2))
     order_id, command = shop.hold_command("u", "k", ("A", 5))
-    reply = (await shop.ask(command))[0]
-    assert [tuple(vars_of(units)) for units in order_of(reply).units] == [("A", "douyin", 3), ("A", "shared", 2)]
+    held, read = await shop.ask(command, GetOrder(order_id.digest))
+    assert held.outcome is Outcome.DONE
+    assert [tuple(vars_of(units)) for units in order_of(read).units] == [("A", "douyin", 3), ("A", "shared", 2)]
     assert (await shop.levels("A")).pools == {"shared": 3, "douyin": 0}  # its own, and empty
     await shop.ask(Cancel(order_id.digest))
     levels = await shop.levels("A")
@@ -59,7 +61,8 @@ async def test_the_same_key_holds_once_and_another_body_is_refused(shop: Shop) -
     await shop.open(sku("A", 10))
     replies = await asyncio.gather(*(shop.hold("u", "k", ("A", 2)) for _ in range(20)))
     assert sorted(reply.outcome for reply in replies) == [Outcome.DONE] + [Outcome.REPEATED] * 19
-    assert len({order_of(reply).sequence for reply in replies}) == 1
+    repeated = {order_of(reply).sequence for reply in replies if reply.outcome is Outcome.REPEATED}
+    assert repeated == {reply.held().sequence for reply in replies if reply.outcome is Outcome.DONE}
     assert (await shop.hold("u", "k", ("A", 1))).outcome is Outcome.IDEMPOTENCY_KEY_REUSED
     assert (await shop.levels("A")).held == 2
 
@@ -110,8 +113,8 @@ async def test_the_expected_amount_must_be_what_is_computed(shop: Shop) -> None:
     refused = await shop.hold("u", "k", *lines, discount_minor=10, freight_minor=600, expected_amount_minor=1)
     assert (refused.outcome, refused.detail) == (Outcome.PRICE_CHANGED, [1990 + 666 - 10 + 600])
     held = await shop.hold("u", "k", *lines, discount_minor=10, freight_minor=600, expected_amount_minor=3246)
-    assert order_of(held).amount_minor == 3246
-    assert sum(order_of(held).paid_minor_by_line()) == 2646
+    assert held.held().amount_minor == 3246
+    assert sum((await shop.order("u", "k")).paid_minor_by_line()) == 2646
 
 
 async def test_a_discount_above_the_lines_is_invalid(shop: Shop) -> None:
@@ -155,11 +158,11 @@ async def test_a_ledger_that_has_caught_up_lets_holds_go_on(shop: Shop, redis_se
 
 async def test_whoever_wants_a_unit_of_a_due_hold_gets_it_without_a_sweeper(shop: Shop) -> None:
     await shop.open(sku("A", 1), hold_ms=1000)
-    first = order_of(await shop.hold("first", "k", ("A", 1)))
+    first = await shop.held_order("first", "k", ("A", 1))
     while (reply := await shop.hold("second", "k", ("A", 1))).outcome is Outcome.SOLD_OUT:
         await asyncio.sleep(0.05)
     assert reply.outcome is Outcome.DONE
-    assert order_of(reply).created_at_ms >= first.held_until_ms
+    assert (await shop.order("second", "k")).created_at_ms >= first.held_until_ms
     kinds = [type(entry).__name__ for _, _, entry in await shop.journal()]
     assert kinds[-3:] == ["Held", "Expired", "Held"]
 
@@ -194,7 +197,7 @@ async def test_a_buyers_orders_come_newest_first_and_at_most_a_hundred(shop: Sho
     await shop.open(sku("A", 200))
     for n in range(120):
         await shop.hold("u", f"k{n}", ("A", 1))
-    orders = (await shop.ask(ListBuyerOrders("douyin", "u")))[0].buyer_orders()
+    orders = (await shop.ask(ListBuyerOrders(OrderId.buyer_part_of(shop.sale_id, "douyin", "u"))))[0].buyer_orders()
     sequences = [order.sequence for _, order in orders]
     assert len(orders) == 100
     assert sequences == sorted(sequences, reverse=True)
@@ -205,7 +208,7 @@ async def test_a_buyers_orders_come_newest_first_and_at_most_a_hundred(shop: Sho
 async def test_numbers_stay_exact_at_the_contracts_limits(shop: Shop, quantity: int) -> None:
     await shop.open(*(sku(f"S{n}", quantity, unit_price_minor=10**9) for n in range(2)))
     held = await shop.hold("u", "k", ("S0", 1), ("S1", 1), freight_minor=10**12, discount_minor=1)
-    assert order_of(held).amount_minor == 2 * 10**9 - 1 + 10**12
+    assert held.held().amount_minor == (await shop.order("u", "k")).amount_minor == 2 * 10**9 - 1 + 10**12
     assert (await shop.levels("S0")).available == quantity - 1
 
 
@@ -236,17 +239,17 @@ async def test_a_draft_sells_nothing(shop: Shop) -> None:
 
 async def test_a_buyers_own_due_hold_does_not_count_for_their_limit(shop: Shop) -> None:
     await shop.open(sku("A", 9), buyer_limit=1, hold_ms=1000)
-    first = order_of(await shop.hold("u", "1", ("A", 1)))
+    first = await shop.held_order("u", "1", ("A", 1))
     while (reply := await shop.hold("u", "2", ("A", 1))).outcome is Outcome.BUYER_LIMIT_REACHED:
         await asyncio.sleep(0.05)
     assert reply.outcome is Outcome.DONE
-    assert order_of(reply).created_at_ms >= first.held_until_ms
+    assert (await shop.order("u", "2")).created_at_ms >= first.held_until_ms
 
 
 async def test_a_journal_entry_keeps_the_order_as_it_was_though_its_batch_changed_it_again(shop: Shop) -> None:
     await shop.open(sku("A", 9))
     order_id, command = shop.hold_command("u", "1", ("A", 1))
-    held, settled = await shop.ask(command, Settle(order_id.digest, "p", 1990, "CNY"))
+    _, held, settled = await shop.ask(command, GetOrder(order_id.digest), Settle(order_id.digest, "p", 1990, "CNY"))
     assert (order_of(held).status.word, order_of(settled).status.word) == ("held", "settled")
     entries = [entry for _, _, entry in await shop.journal() if hasattr(entry, "order")]
     assert [(entry.order.status.word, entry.order.version) for entry in entries] == [("held", 1), ("settled", 2)]

@@ -21,7 +21,7 @@ from engine.domain.commands import (
 )
 from engine.domain.outcomes import Outcome
 from engine.partition.keyspace import partition_keys
-from tests.lua.shop import Shop, definition, order_of, sku
+from tests.lua.shop import Shop, definition, sku
 
 
 async def test_a_sale_is_made_once_for_its_command(shop: Shop) -> None:
@@ -123,7 +123,7 @@ async def test_a_draft_opens_by_itself_and_closes_by_itself(shop: Shop) -> None:
         tries += 1
         await asyncio.sleep(0.02)
     assert tries > 0
-    held = order_of(reply)
+    held = await shop.order("u", str(tries))
     assert opens_at_ms <= held.created_at_ms < closes_at_ms
     while (reply := await shop.hold("u", "last", ("A", 1), expected_amount_minor=1)).outcome is not Outcome.SALE_CLOSED:
         assert reply.outcome is Outcome.PRICE_CHANGED

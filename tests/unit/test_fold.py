@@ -83,7 +83,7 @@ class Journal:
             amount_minor=1990 * quantity + 500,
             currency="CNY",
             lines=[OrderLine("1", "TEE-M", quantity, 1990)],
-            units=[UnitsTaken("TEE-M", "shared", quantity)],
+            own_units=[UnitsTaken("TEE-M", "shared", quantity)],
             version=1,
             changed_sequence=self.sequence + 1,
             settled_at_ms=0,
@@ -163,7 +163,7 @@ def test_a_whole_life_of_a_sale_breaks_no_rule_and_its_units_add_up() -> None:
 def test_a_hold_takes_from_its_own_pool_and_gives_back_there() -> None:
     journal = Journal()
     units = [UnitsTaken("TEE-M", "douyin", 3), UnitsTaken("TEE-M", "shared", 1)]
-    record = journal.hold("A", 4, channel="douyin", units=units)
+    record = journal.hold("A", 4, channel="douyin", own_units=units)
     assert journal.fold.levels["TEE-M"].pools == {"shared": 4, "douyin": 0}
     journal.cancel(record)
     assert journal.fold.levels["TEE-M"].pools == {"shared": 5, "douyin": 3}
@@ -340,14 +340,22 @@ def test_a_hold_that_is_not_fresh_is_seen(changes: dict[str, Any]) -> None:
         {"currency": "USD"},
         {"held_until_ms": START_MS * 2},
         {"lines": [OrderLine("1", "TEE-M", 1, 1000)], "amount_minor": 1500},
-        {"units": [UnitsTaken("TEE-M", "shared", 2)]},
-        {"units": []},
+        {"own_units": [UnitsTaken("TEE-M", "shared", 2)]},
+        {"own_units": [UnitsTaken("TEE-M", "shared", 0)]},
     ],
 )
 def test_an_order_that_does_not_add_up_is_seen(changes: dict[str, Any]) -> None:
     journal = Journal()
     journal.hold(**changes)
     assert journal.broken == {Rule.ORDERS_ADD_UP}
+
+
+def test_an_order_that_names_no_units_has_them_all_from_shared() -> None:
+    journal = Journal()
+    record = journal.hold(quantity=3, own_units=[])
+    assert record.units == [UnitsTaken("TEE-M", "shared", 3)]
+    assert journal.broken == set()
+    assert (journal.fold.levels["TEE-M"].held, journal.fold.bought["tmall:b"]) == (3, {"TEE-M": 3})
 
 
 def test_units_taken_from_shared_past_the_channels_own_are_seen() -> None:
@@ -358,13 +366,13 @@ def test_units_taken_from_shared_past_the_channels_own_are_seen() -> None:
 
 def test_units_taken_from_another_channels_pool_are_seen() -> None:
     journal = Journal()
-    journal.hold(units=[UnitsTaken("TEE-M", "douyin", 1)])
+    journal.hold(own_units=[UnitsTaken("TEE-M", "douyin", 1)])
     assert journal.broken == {Rule.UNITS_RETURN}
 
 
 def test_units_given_back_to_another_pool_are_seen() -> None:
     journal = Journal()
-    record = replace(journal.hold(), units=[UnitsTaken("TEE-M", "douyin", 1)])
+    record = replace(journal.hold(), own_units=[UnitsTaken("TEE-M", "douyin", 1)])
     journal.cancel(record)
     assert journal.broken == {Rule.UNITS_RETURN}
 

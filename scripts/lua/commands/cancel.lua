@@ -2,16 +2,15 @@
 --
 -- [cancel, digest]
 -- DONE, REPEATED {order} · ORDER_NOT_FOUND · ORDER_NOT_HELD {status}
-commands.cancel = {}
+commands.cancel = { reads = 'order' }
 
-function commands.cancel.needs(c, need)
-  need.order(c[2])
-end
+local CANCEL_DONE = array_header(2) .. cmsgpack.pack(code.DONE)
 
-function commands.cancel.apply(c)
-  local before = order.get_to_end(c[2], header.retention_ms)
+function commands.cancel.apply(digest)
+  local before = order.get_to_end(digest, header.retention_ms)
   if not before then return { code.ORDER_NOT_FOUND } end
   if before[STATUS] == order_status.CANCELLED then return { code.REPEATED, before } end
   if before[STATUS] ~= order_status.HELD then return { code.ORDER_NOT_HELD, order_status_name[before[STATUS]] } end
-  return { code.DONE, give_back(c[2], before, order_status.CANCELLED, entry.CANCELLED) }
+  local packed = give_back(digest, before, order_status.CANCELLED, entry.CANCELLED)
+  return nil, CANCEL_DONE .. packed
 end

@@ -6,9 +6,9 @@ commands.change_stock = {}
 
 local SKU_QUANTITY_MAX = 1e9
 
-function commands.change_stock.needs(c, need)
-  need.document(c[2])
-  for _, change in ipairs(c[4]) do need.sku(change[1]) end
+function commands.change_stock.needs(wanted, document_id, _, changes)
+  table.insert(wanted.document, document_id)
+  for _, change in ipairs(changes) do table.insert(wanted.sku, change[1]) end
 end
 
 -- Try the changes on numbers of their own, so that nothing is changed if one of them fails.
@@ -37,8 +37,7 @@ local function refuse_changes(changes)
   return nil
 end
 
-function commands.change_stock.apply(c)
-  local document_id, body_digest, changes = c[2], c[3], c[4]
+function commands.change_stock.apply(document_id, body_digest, changes)
   local known = document.get(document_id)
   if known then
     if known ~= body_digest then return { code.IDEMPOTENCY_KEY_REUSED } end

@@ -73,14 +73,13 @@ local function apply_rows(plan)
   for _, sku in ipairs(plan.removed) do stock.remove(sku) end
 end
 
-local function refuse_definition(c, exists)
-  local if_match = c[3]
+local function refuse_definition(if_match, currency, exists)
   if state.status == 'closed' then return { code.SALE_CLOSED } end
   if if_match ~= 0 and not exists then return { code.CONFLICT, 'If-Match', 'there is no such sale yet' } end
   if if_match > 0 and if_match ~= state.version then
     return { code.CONFLICT, 'If-Match', 'the sale has been changed since' }
   end
-  if exists and state.ever_held == 1 and state.currency ~= c[5] then
+  if exists and state.ever_held == 1 and state.currency ~= currency then
     return { code.CONFLICT, 'currency', 'it is fixed once there has been a hold' }
   end
   return nil
@@ -88,18 +87,19 @@ end
 
 -- The definition in force, word for word, with its quantities in force too: no change of state, so no entry and no
 -- version. Whoever repeats a PUT gets the same sale again, and nobody's ETag goes stale by it.
-local function changes_nothing(c, plan)
-  return #plan.moved == 0 and #plan.removed == 0 and definition.read() == c[4]
+local function changes_nothing(text, plan)
+  return #plan.moved == 0 and #plan.removed == 0 and definition.read() == text
 end
 
-function commands.define.apply(c)
+function commands.define.apply(
+    _, if_match, text, currency, hold_ms, buyer_limit, style_limits, opens_at, closes_at, specs)
   local exists = sale_exists()
-  local refusal = refuse_definition(c, exists)
+  local refusal = refuse_definition(if_match, currency, exists)
   if refusal then return refusal end
   local plan
-  plan, refusal = plan_rows(c[11])
+  plan, refusal = plan_rows(specs)
   if not plan then return refusal end
-  if exists and changes_nothing(c, plan) then return { code.DONE, false } end
+  if exists and changes_nothing(text, plan) then return { code.DONE, false } end
 
   apply_rows(plan)
   if not exists then
@@ -107,14 +107,14 @@ function commands.define.apply(c)
     state.set('ever_held', 0)
   end
   state.set('version', state.version + 1)
-  state.set('currency', c[5])
-  state.set('hold_ms', c[6])
-  state.set('buyer_limit', c[7])
-  state.set('style_limits', next(c[8]) and cmsgpack.pack(c[8]) or '')
-  state.set('opens_at', c[9])
-  state.set('closes_at', c[10])
-  definition.set(c[4])
-  journal.append({ entry.SALE_DEFINED, state.version, not exists, c[4], plan.moved, plan.removed })
+  state.set('currency', currency)
+  state.set('hold_ms', hold_ms)
+  state.set('buyer_limit', buyer_limit)
+  state.set('style_limits', next(style_limits) and cmsgpack.pack(style_limits) or '')
+  state.set('opens_at', opens_at)
+  state.set('closes_at', closes_at)
+  definition.set(text)
+  journal.append({ entry.SALE_DEFINED, state.version, not exists, text, plan.moved, plan.removed })
   apply_schedule()
   return { code.DONE, not exists }
 end

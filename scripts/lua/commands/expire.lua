@@ -4,7 +4,7 @@
 -- DONE {orders expired, whether more may be due}
 commands.expire = {}
 
-function commands.expire.apply(c)
-  local expired, _, more = expire_due(c[2])
+function commands.expire.apply(limit)
+  local expired, _, more = expire_due(limit)
   return { code.DONE, expired, more }
 end

@@ -4,8 +4,8 @@
 -- DONE {status, time, {{sku, available}, …}}, in the order of the SKUs' names
 commands.get_availability = {}
 
-function commands.get_availability.apply(c)
-  local channel, levels = c[2], {}
+function commands.get_availability.apply(channel)
+  local levels = {}
   for i, sku in ipairs(stock.load_all()) do
     local row = stock.row(sku)
     levels[i] = { sku, channel == '' and stock.available(row) or stock.available_to(row, channel) }

@@ -2,14 +2,10 @@
 --
 -- [get_order, digest]
 -- DONE {order} · ORDER_NOT_FOUND
-commands.get_order = {}
+commands.get_order = { reads = 'order' }
 
-function commands.get_order.needs(c, need)
-  need.order(c[2])
-end
-
-function commands.get_order.apply(c)
-  local record = order.get(c[2], header.retention_ms)
+function commands.get_order.apply(digest)
+  local record = order.get(digest, header.retention_ms)
   if not record then return { code.ORDER_NOT_FOUND } end
   return { code.DONE, record }
 end

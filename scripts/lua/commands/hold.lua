@@ -1,31 +1,32 @@
 -- hold: set units aside for one buyer until a deadline, all lines or none, at most once for each order digest.
 --
--- [hold, digest, channel, buyer_id, body digest, reference, discount, freight, expected amount (-1: none),
---  {{line_id, sku, quantity}, …}]
--- DONE, REPEATED {order} · INVALID {field, reason} · IDEMPOTENCY_KEY_REUSED · SALE_CLOSED · SALE_NOT_OPEN ·
--- LEDGER_BEHIND · SKU_NOT_FOUND {sku} · PRICE_CHANGED {amount} · SOLD_OUT {sku, available} · BUYER_LIMIT_REACHED
--- {scope, limit, bought} · DUE_HOLDS_REMAIN. They are tried in this order, which is the contract's; but a repeat of
--- what was accepted is answered even if its discount is above today's prices.
-commands.hold = {}
+-- [hold, the buyer's part of the digest, the order's part, channel, buyer_id, body digest, reference, discount, freight,
+--  expected amount (-1: none), line_id, sku, quantity, …]: the lines one behind the other, read without tables
+-- DONE {sequence, held until, amount, currency, {unit price, …}} · REPEATED {order} · INVALID {field, reason} ·
+-- IDEMPOTENCY_KEY_REUSED · SALE_CLOSED · SALE_NOT_OPEN · LEDGER_BEHIND · SKU_NOT_FOUND {sku} · PRICE_CHANGED {amount} ·
+-- SOLD_OUT {sku, available} · BUYER_LIMIT_REACHED {scope, limit, bought} · DUE_HOLDS_REMAIN. They are tried in this
+-- order, which is the contract's; but a repeat of what was accepted is answered even if its discount is above today's
+-- prices.
+--
+-- This is what a flash sale is made of, so what is packed is packed once, and put together by `..`, without tables.
+commands.hold = { reads = 'buyer' }
 
 local ORDER_AMOUNT_MAX = 1e13 -- minor units
+local ORDER_HEAD = array_header(PAYMENTS) .. cmsgpack.pack(ORDER_FORMAT, order_status.HELD)
+local FROM_SHARED, FIRST_VERSION, NOT_SETTLED_NOR_PAID = cmsgpack.pack({}), cmsgpack.pack(1), cmsgpack.pack(0, {})
+local LINE_HEAD, ONE_LINE = array_header(4), array_header(1)
+local ENTRY_HEAD = array_header(3) .. cmsgpack.pack(entry.HELD) .. DIGEST_HEADER
+local REPLY_HEAD = array_header(6) .. cmsgpack.pack(code.DONE)
 
-function commands.hold.needs(c, need)
-  need.order(c[2])
-  need.buyer(buyer.field(c[3], c[4]))
-  for _, line in ipairs(c[10]) do need.sku(line[2]) end
-end
-
--- The lines with their prices, and their value together; or nil and the SKU that is not in the sale.
-local function price_lines(requested)
-  local lines, value = {}, 0
-  for i, line in ipairs(requested) do
-    local row = stock.row(line[2])
-    if not row then return nil, line[2] end
-    lines[i] = { line[1], line[2], line[3], row[PRICE] }
-    value = value + line[3] * row[PRICE]
+-- The value of the lines together, or nil and the SKU that is not in the sale.
+local function value_of(lines)
+  local value = 0
+  for i = 2, #lines, 3 do
+    local row = stock.rows[lines[i]] or stock.row(lines[i])
+    if not row then return nil, lines[i] end
+    value = value + lines[i + 1] * row[PRICE]
   end
-  return lines, value
+  return value
 end
 
 -- What the body alone cannot tell, because it depends on prices.
@@ -35,62 +36,79 @@ local function refuse_amount(value, discount, amount)
   return nil
 end
 
-local function sale_refusal()
-  if state.status == 'closed' then return { code.SALE_CLOSED } end
-  if state.status ~= 'open' then return { code.SALE_NOT_OPEN } end
-  if state.sequence - state.persisted >= header.backlog_max then return { code.LEDGER_BEHIND } end
-  return nil
-end
-
--- The units for a buyer, within their limits; or nil and the refusal. Holds that are due, their own ones too, count no
--- longer than it takes to end them.
-local function find_units_for(lines, channel, field)
+-- Why the units cannot be had, or the buyer may not have them; nil if neither. Holds that are due, the buyer's own ones
+-- too, count no longer than it takes to end them.
+local function units_refusal(lines, channel, buyer_part)
   while true do
-    local units, short_sku, more_due = find_units_reclaiming(lines, channel)
-    if not units then
-      if more_due then return nil, { code.DUE_HOLDS_REMAIN } end
-      return nil, { code.SOLD_OUT, short_sku, stock.available_to(stock.row(short_sku), channel) }
-    end
-    local broken = buyer.broken_limit(field, lines)
-    if not broken then return units end
-    if due.exhausted then return nil, { code.BUYER_LIMIT_REACHED, broken[1], broken[2], broken[3] } end
-    if not reclaim() then return nil, { code.DUE_HOLDS_REMAIN } end
+    local short_sku, more_due = short_sku_after_reclaiming(lines, channel)
+    if more_due then return { code.DUE_HOLDS_REMAIN } end
+    if short_sku then return { code.SOLD_OUT, short_sku, stock.available_to(stock.rows[short_sku], channel) } end
+    local broken = buyer.broken_limit(buyer_part, lines)
+    if not broken then return nil end
+    if due.exhausted then return { code.BUYER_LIMIT_REACHED, broken[1], broken[2], broken[3] } end
+    if not reclaim() then return { code.DUE_HOLDS_REMAIN } end
   end
 end
 
-function commands.hold.apply(c)
-  local digest, channel, buyer_id, body_digest = c[2], c[3], c[4], c[5]
-  local discount, freight, expected = c[7], c[8], c[9]
+-- The lines with their prices, and the prices alone, both packed.
+local function pack_lines(lines)
+  if #lines == 3 then -- as almost all carts of a flash sale are
+    local price = pack_number(stock.rows[lines[2]][PRICE])
+    return ONE_LINE .. LINE_HEAD .. cmsgpack.pack(lines[1], lines[2], lines[3]) .. price, ONE_LINE .. price
+  end
+  local packed, prices, count = {}, {}, 0
+  for i = 1, #lines, 3 do
+    count = count + 1
+    prices[count] = pack_number(stock.rows[lines[i + 1]][PRICE])
+    packed[count] = LINE_HEAD .. cmsgpack.pack(lines[i], lines[i + 1], lines[i + 2]) .. prices[count]
+  end
+  return pack_array(count, packed), pack_array(count, prices)
+end
 
-  local before = order.get(digest, header.retention_ms)
+local packed_times, packed_hold_ms, packed_deadline -- the same for all holds of a batch, but for a change of `hold_ms`
+
+local function pack_times()
+  if packed_hold_ms ~= state.hold_ms then
+    packed_hold_ms = state.hold_ms
+    packed_deadline = cmsgpack.pack(now + state.hold_ms)
+    packed_times = cmsgpack.pack(now) .. packed_deadline
+  end
+  return packed_times, packed_deadline
+end
+
+local function accept(buyer_part, order_part, digest, channel, buyer_id, body_digest, reference, discount, freight, amount, lines)
+  local sequence = cmsgpack.pack(journal.next_sequence())
+  local times, deadline = pack_times()
+  local packed_lines, packed_prices = pack_lines(lines)
+  local from = take_units(lines, channel, HELD)
+  local packed_amount = pack_number(amount) .. state.packed_currency()
+  local record = ORDER_HEAD .. cmsgpack.pack(channel, buyer_id, reference, body_digest) .. sequence .. times
+    .. pack_number(discount) .. pack_number(freight) .. packed_amount .. packed_lines
+    .. (from and cmsgpack.pack(from) or FROM_SHARED)
+    .. FIRST_VERSION .. sequence .. NOT_SETTLED_NOR_PAID
+  due.changed[digest] = now + state.hold_ms
+  order.insert(buyer_part, order_part, digest, record)
+  journal.append_packed(ENTRY_HEAD .. digest, record)
+  if state.ever_held == 0 then state.set('ever_held', 1) end
+  return REPLY_HEAD .. sequence .. deadline .. packed_amount .. packed_prices
+end
+
+function commands.hold.apply(
+    buyer_part, order_part, channel, buyer_id, body_digest, reference, discount, freight, expected, ...)
+  local digest = buyer_part .. order_part
+  local before = buyer.rows[buyer_part] and order.get(digest, header.retention_ms)
   if before and before[BODY_DIGEST] == body_digest then return { code.REPEATED, before } end
 
-  local lines, value = price_lines(c[10])
-  local amount = lines and value - discount + freight
-  local unacceptable = lines and refuse_amount(value, discount, amount)
-  if unacceptable then return unacceptable end
-  if before then return { code.IDEMPOTENCY_KEY_REUSED } end
-  local refusal = sale_refusal()
+  local lines = { ... }
+  local value, unknown_sku = value_of(lines)
+  local amount = value and value - discount + freight
+  local refusal = value and refuse_amount(value, discount, amount)
+    or before and { code.IDEMPOTENCY_KEY_REUSED }
+    or sale_refusal()
+    or not value and { code.SKU_NOT_FOUND, unknown_sku }
+    or expected >= 0 and expected ~= amount and { code.PRICE_CHANGED, amount }
+    or units_refusal(lines, channel, buyer_part)
   if refusal then return refusal end
-  if not lines then return { code.SKU_NOT_FOUND, value } end
-  if expected >= 0 and expected ~= amount then return { code.PRICE_CHANGED, amount } end
-
-  local field = buyer.field(channel, buyer_id)
-  local units, no = find_units_for(lines, channel, field)
-  if not units then return no end
-
-  local sequence = journal.next_sequence()
-  local held_until = now + state.hold_ms
-  local record = {
-    ORDER_FORMAT, order_status.HELD, channel, buyer_id, c[6], body_digest, sequence, now, held_until, discount,
-    freight, amount, state.currency, lines, units, 1, sequence, 0, {},
-  }
-  take_units(units, HELD)
-  buyer.add_order(field, digest)
-  buyer.count(record, 1)
-  due.add(digest, held_until)
-  order.put(digest, record)
-  journal.append({ entry.HELD, digest, record })
-  if state.ever_held == 0 then state.set('ever_held', 1) end
-  return { code.DONE, record }
+  return nil, accept(
+    buyer_part, order_part, digest, channel, buyer_id, body_digest, reference, discount, freight, amount, lines)
 end

@@ -5,8 +5,7 @@
 -- DONE · CONFLICT {'sequence', reason} where the ledger claims more than has happened
 commands.note_persisted = {}
 
-function commands.note_persisted.apply(c)
-  local sequence, keep = c[2], c[3]
+function commands.note_persisted.apply(sequence, keep)
   if sequence > state.sequence then
     return { code.CONFLICT, 'sequence', 'the ledger is ahead of the partition' }
   end

@@ -1,4 +1,5 @@
 -- clock: Redis' own time in milliseconds, made monotone for this partition.
+local RUN_ID_LENGTH = 40
 local now -- set once a batch; every change of a batch happens at one time
 
 local function server_time()
@@ -8,5 +9,7 @@ end
 
 -- The run of the server that this script runs on: another run means that memory may have been lost in between.
 local function server_run()
-  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  local info = redis.call('INFO', 'server')
+  local _, last = string.find(info, 'run_id:', 1, true) -- a pattern would be tried at each character
+  return string.sub(info, last + 1, last + RUN_ID_LENGTH)
 end

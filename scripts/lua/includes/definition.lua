@@ -1,5 +1,5 @@
 -- definition: the sale's definition as JSON, which the script keeps but does not look into.
-local definition = { key = nil, changed = nil }
+definition = { key = KEYS[7], changed = nil }
 
 function definition.read()
   return definition.changed or redis.call('GET', definition.key) or ''

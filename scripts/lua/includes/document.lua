@@ -1,5 +1,5 @@
 -- document: which stock documents have been applied, each by its id with the digest of its body.
-local document = { digests = {}, changed = {}, cleared = false, key = nil }
+document = { digests = {}, changed = {}, cleared = false, key = KEYS[6] }
 
 function document.load(ids)
   local missing = {}

@@ -1,5 +1,5 @@
 -- due: the open holds by their deadlines, and which of them may end.
-local due = { changed = {}, key = nil, ranges = nil, at = 1, offset = 0, exhausted = false }
+local due = { changed = {}, key = KEYS[4], ranges = nil, is_any = nil, at = 1, offset = 0, exhausted = false }
 
 function due.add(digest, deadline)
   due.changed[digest] = deadline
@@ -42,12 +42,27 @@ function due.take(limit)
   return found
 end
 
+-- Whether there is a hold that may end now and that this batch has not come to yet.
+function due.any()
+  if due.is_any == nil then
+    due.ranges = due.ranges or ranges_due()
+    due.is_any = false
+    for _, range in ipairs(due.ranges) do
+      local count = redis.call('ZCOUNT', due.key, range[1], range[2])
+      due.is_any = due.is_any or count > 0
+    end
+  end
+  return due.is_any
+end
+
 function due.pack()
-  local added, removed = {}, {}
+  local added, added_count, removed = {}, 0, {}
+  local last_deadline, last_text -- a batch's holds have one deadline, but for those made before `hold_ms` changed
   for digest, deadline in pairs(due.changed) do
     if deadline then
-      added[#added + 1] = integer_text(deadline)
-      added[#added + 1] = digest
+      if deadline ~= last_deadline then last_deadline, last_text = deadline, integer_text(deadline) end
+      added[added_count + 1], added[added_count + 2] = last_text, digest
+      added_count = added_count + 2
     else
       removed[#removed + 1] = digest
     end

@@ -5,7 +5,7 @@ local function expire_due(limit)
   order.load(digests)
   local expired = 0
   for _, digest in ipairs(digests) do
-    local record = order.records[digest]
+    local record = order.find(digest)
     -- one settled or cancelled earlier in this batch stands in the index until the batch is committed
     if record and record[STATUS] == order_status.HELD then
       give_back(digest, record, order_status.EXPIRED, entry.EXPIRED)
@@ -26,13 +26,13 @@ local function reclaim()
   return true
 end
 
--- Find units for a buyer, ending due holds where a line is short: whoever wants a unit of a hold that is due gets it.
--- Returns the units; or nil, the SKU that is short, and whether asking again may find more.
-local function find_units_reclaiming(lines, channel)
-  local units, short_sku = find_units(lines, channel)
-  while not units and stock.row(short_sku)[HELD] > 0 and not due.exhausted do
-    if not reclaim() then return nil, short_sku, true end
-    units, short_sku = find_units(lines, channel)
+-- The SKU of the first line that is short although due holds of it were ended: whoever wants a unit of a hold that is
+-- due gets it. Nil if none is. Returns also whether asking again may find more.
+local function short_sku_after_reclaiming(lines, channel)
+  local short_sku = short_sku_of(lines, channel)
+  while short_sku and stock.rows[short_sku][HELD] > 0 and not due.exhausted do
+    if not reclaim() then return short_sku, true end
+    short_sku = short_sku_of(lines, channel)
   end
-  return units, short_sku, false
+  return short_sku, false
 end

@@ -3,7 +3,7 @@
 -- record  [format, epoch, first sequence, time, entries]; its stream id is the last sequence number, "N-0"
 -- entry   [kind, …] as in engine/domain/journal.py; the n-th of a record has the number first + n - 1
 local JOURNAL_FORMAT = 1
-local journal = { entries = {}, key = nil, trim_below = nil }
+local journal = { count = 0, pieces = {}, piece_count = 0, key = KEYS[8], trim_below = nil }
 local entry = {
   HELD = 1, SETTLED = 2, CANCELLED = 3, EXPIRED = 4, REINSTATED = 5, PAYMENT_TOO_LATE = 6, DUPLICATE_PAYMENT = 7,
   SALE_DEFINED = 8, STOCK_CHANGED = 9, SALE_OPENED = 10, SALE_PAUSED = 11, SALE_RESUMED = 12, SALE_CLOSED = 13,
@@ -15,19 +15,28 @@ function journal.next_sequence()
   return state.sequence + 1
 end
 
--- Append a state change; it takes the next number, which is returned.
+-- Append a state change that is packed already, in two pieces; it takes the next number.
+function journal.append_packed(head, rest)
+  local n = journal.piece_count
+  journal.pieces[n + 1], journal.pieces[n + 2] = head, rest
+  journal.piece_count = n + 2
+  journal.count = journal.count + 1
+  state.sequence = state.sequence + 1
+end
+
+-- Append a state change; it takes the next number.
 function journal.append(change)
-  state.set('sequence', state.sequence + 1)
-  journal.entries[#journal.entries + 1] = change
-  return state.sequence
+  journal.append_packed('', cmsgpack.pack(change))
 end
 
 function journal.pack()
   local record
-  if #journal.entries > 0 then
+  if journal.count > 0 then
+    state.set('sequence', state.sequence)
     state.set('clock', now)
-    local first = state.sequence - #journal.entries + 1
-    record = cmsgpack.pack({ JOURNAL_FORMAT, state.epoch, first, now, journal.entries })
+    record = array_header(5)
+      .. cmsgpack.pack(JOURNAL_FORMAT, state.epoch, state.sequence - journal.count + 1, now)
+      .. pack_array(journal.count, journal.pieces)
   end
   return function()
     if record then redis.call('XADD', journal.key, integer_text(state.sequence) .. '-0', 'record', record) end

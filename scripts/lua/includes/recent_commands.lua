@@ -7,14 +7,9 @@
 local RECENT_COMMANDS_MS = 300000 -- beyond what the settings let a request and its last call be under way
 local RECENT_COMMANDS_MAX = 200
 
-local recent_commands = { rows = nil }
+local verbs_with_id = { define = true, open = true, pause = true, resume = true, close = true, delete = true }
 
-local takes_id = { define = true, open = true, pause = true, resume = true, close = true, delete = true }
-
-local function command_id(c)
-  if takes_id[c[1]] and c[2] ~= '' then return c[2] end
-  return nil
-end
+recent_commands = { rows = nil }
 
 function recent_commands.read()
   if not recent_commands.rows then
@@ -24,18 +19,16 @@ function recent_commands.read()
 end
 
 -- What was answered when this command was applied; nil if it was not.
-function recent_commands.reply_to(c)
-  local id = command_id(c)
-  if not id then return nil end
+function recent_commands.reply_to(verb, id)
+  if not verbs_with_id[verb] or id == '' then return nil end
   for _, row in ipairs(recent_commands.read()) do
     if row[1] == id then return row[3] end
   end
   return nil
 end
 
-function recent_commands.remember(c, reply)
-  local id = command_id(c)
-  if not id or reply[1] ~= code.DONE then return end
+function recent_commands.remember(reply, verb, id)
+  if not verbs_with_id[verb] or id == '' or reply[1] ~= code.DONE then return end
   local kept, rows = {}, recent_commands.read()
   for i, row in ipairs(rows) do
     if now - row[2] < RECENT_COMMANDS_MS and #rows - i < RECENT_COMMANDS_MAX - 1 then kept[#kept + 1] = row end

@@ -9,6 +9,7 @@ end
 
 -- The values of many hash fields, in the fields' order; false where a field is not there.
 local function hash_get(key, fields)
+  if #fields <= ARGUMENTS_MAX then return #fields == 0 and {} or redis.call('HMGET', key, unpack(fields)) end
   local values = {}
   for first = 1, #fields, ARGUMENTS_MAX do
     local last = math.min(first + ARGUMENTS_MAX - 1, #fields)

@@ -16,27 +16,29 @@
 -- opened_at        when the guard last opened the partition
 -- graces           packed list of {from, to, until}: deadlines behind `from` and up to `to` are extended to `until`
 -- retired          1 once the sale's orders have left Redis for good
-local state = { changed = {}, key = nil }
-
-local STATE_TEXTS = { 'status', 'run', 'frozen', 'currency', 'style_limits', 'recent_commands', 'graces' }
-local STATE_NUMBERS = {
-  'epoch', 'sequence', 'clock', 'persisted', 'version', 'hold_ms', 'buyer_limit', 'opens_at', 'closes_at', 'closed_at',
-  'ever_held', 'opened_at', 'retired',
+local state = {
+  status = '', run = '', frozen = '', currency = '', style_limits = '', recent_commands = '', graces = '',
+  epoch = 0, sequence = 0, clock = 0, persisted = 0, version = 0, hold_ms = 0, buyer_limit = 0, opens_at = 0,
+  closes_at = 0, closed_at = 0, ever_held = 0, opened_at = 0, retired = 0,
+  changed = {}, key = KEYS[1],
 }
 
+-- A field that is not there has the value above, which also says whether it is a number.
 function state.read()
-  local fields = {}
-  for _, name in ipairs(STATE_TEXTS) do fields[#fields + 1] = name end
-  for _, name in ipairs(STATE_NUMBERS) do fields[#fields + 1] = name end
-  local values = redis.call('HMGET', state.key, unpack(fields))
-  state.exists = redis.call('EXISTS', state.key) == 1
-  for i, name in ipairs(fields) do
-    if i <= #STATE_TEXTS then
-      state[name] = values[i] or ''
-    else
-      state[name] = tonumber(values[i] or 0)
-    end
+  local fields = redis.call('HGETALL', state.key)
+  state.exists = #fields > 0
+  for i = 1, #fields, 2 do
+    local name, value = fields[i], fields[i + 1]
+    state[name] = state[name] == 0 and tonumber(value) or value
   end
+end
+
+-- The currency, packed, as every new order's record and answer have it.
+function state.packed_currency()
+  if state.packed_currency_of ~= state.currency then
+    state.packed_currency_of, state.packed_currency_text = state.currency, cmsgpack.pack(state.currency)
+  end
+  return state.packed_currency_text
 end
 
 -- Change a field; it is written with everything else when the batch is committed.

@@ -4,7 +4,7 @@
 -- row  [allocated, withheld, held, settled, unit price, buyer's limit (0: none), style, {pool = units}]
 --      as StockLevels in engine/domain/sales.py; the pool `shared` is always there
 local ALLOCATED, WITHHELD, HELD, SETTLED, PRICE, SKU_LIMIT, STYLE, POOLS = 1, 2, 3, 4, 5, 6, 7, 8
-local stock = { rows = {}, changed = {}, removed = {}, key = nil, complete = false }
+local stock = { rows = {}, changed = {}, removed = {}, key = KEYS[2], complete = false }
 
 function stock.load(skus)
   local missing = {}
@@ -77,6 +77,16 @@ function stock.count(sku, column, quantity)
   local row = stock.rows[sku]
   row[column] = row[column] + quantity
   assert(row[column] >= 0, 'a count would be negative')
+  stock.changed[sku] = true
+end
+
+-- Take units out of a pool into a column, HELD or SETTLED. `row` is the SKU's.
+function stock.take(sku, row, pool, quantity, column)
+  local pools = row[POOLS]
+  local units = pools[pool] - quantity
+  if units < 0 then error('a pool would be negative') end
+  pools[pool] = units
+  row[column] = row[column] + quantity
   stock.changed[sku] = true
 end
 

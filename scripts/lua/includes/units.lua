@@ -1,34 +1,47 @@
--- units: taking an order's units out of their pools, and giving them back.
+-- units: taking an order's units out of their pools, and giving them back. `lines` is {line_id, sku, quantity, …}.
 
--- Where the units of `lines` would come from: a channel's own pool first, the rest from `shared`.
--- Returns the units [[sku, pool, quantity], …], or nil and the SKU of the first line that is short.
-local function find_units(lines, channel)
-  local units, taken = {}, {}
-  for _, line in ipairs(lines) do
-    local sku, wanted = line[2], line[3]
-    local row = stock.row(sku)
-    local used = taken[sku]
-    if not used then
-      used = { own = 0, shared = 0 }
-      taken[sku] = used
+-- The first line that its channel's own pool and `shared` cannot serve together: its SKU; nil if all can be served.
+local function short_sku_of(lines, channel)
+  local count = #lines
+  local used = count > 3 and {} or nil -- by the lines before: a SKU may stand in several
+  for i = 2, count, 3 do
+    local sku, wanted = lines[i], lines[i + 1]
+    local pools = stock.rows[sku][POOLS]
+    if used then
+      wanted = wanted + (used[sku] or 0)
+      used[sku] = wanted
     end
-    local own = math.min(wanted, (row[POOLS][channel] or 0) - used.own)
-    local shared = wanted - own
-    if shared > (row[POOLS].shared or 0) - used.shared then return nil, sku end
-    used.own = used.own + own
-    used.shared = used.shared + shared
-    if own > 0 then units[#units + 1] = { sku, channel, own } end
-    if shared > 0 then units[#units + 1] = { sku, 'shared', shared } end
+    if wanted > pools.shared + (pools[channel] or 0) then return sku end
   end
+  return nil
+end
+
+-- The units of the lines up to a position, where all of them are from `shared`.
+local function shared_units(lines, last)
+  local units = {}
+  for i = 2, last, 3 do units[#units + 1] = { lines[i], 'shared', lines[i + 1] } end
   return units
 end
 
--- Move units from their pools to a column: HELD, or SETTLED for an order that is reinstated.
-local function take_units(units, column)
-  for _, taken in ipairs(units) do
-    stock.add(taken[1], taken[2], -taken[3])
-    stock.count(taken[1], column, taken[3])
+-- Take the lines' units, a channel's own pool first and the rest from `shared`, into a column, HELD or SETTLED.
+-- Returns where they came from, {{sku, pool, quantity}, …}; nil where all are from `shared`, line by line.
+local function take_units(lines, channel, column)
+  local from
+  for i = 2, #lines, 3 do
+    local sku, quantity = lines[i], lines[i + 1]
+    local row = stock.rows[sku]
+    local own = math.min(row[POOLS][channel] or 0, quantity)
+    if own > 0 then
+      from = from or shared_units(lines, i - 3)
+      from[#from + 1] = { sku, channel, own }
+      stock.take(sku, row, channel, own, column)
+    end
+    if quantity > own then
+      if from then from[#from + 1] = { sku, 'shared', quantity - own } end
+      stock.take(sku, row, 'shared', quantity - own, column)
+    end
   end
+  return from
 end
 
 -- Give held units back to the pools they came from; out of the sale if it has closed. Returns whether they returned.
@@ -46,14 +59,11 @@ local function return_units(units)
   return open
 end
 
--- End a hold without payment: CANCELLED or EXPIRED. Returns the order after it.
+-- End a hold without payment: CANCELLED or EXPIRED. Returns the order after it, packed.
 local function give_back(digest, before, status, kind)
   local after = order.next_version(before)
   after[STATUS] = status
-  local returned = return_units(before[UNITS])
-  buyer.count(before, -1)
+  local returned = return_units(order.units(before))
   due.remove(digest)
-  order.put(digest, after)
-  journal.append({ kind, digest, after, returned })
-  return after
+  return order.replace(digest, after, kind, cmsgpack.pack(returned))
 end
