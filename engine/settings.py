@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         default=0.2, ge=0.01, le=5, description="Seconds between the guard's looks at a Redis that may have restarted."
     )
     persist_batch_entries: int = Field(
-        default=5000, ge=1, le=100_000, description="Journal entries in one transaction of the persister at most."
+        default=10_000, ge=1, le=100_000, description="Journal entries of a sale in one transaction of the persister."
     )
 
     # For fault tests only: the worker kills itself at a named point (engine/worker/crash.py), `before_commit:3`.

@@ -1,13 +1,15 @@
 """What one transaction of the persister writes: journal entries folded into rows, without any I/O.
 
-An order that is held and then settled within one batch becomes one row; a SKU that a thousand orders touched becomes
-one difference. Everything here is of one partition.
+Rows are packed for COPY as they are made (copy_rows.py); a SKU that a thousand orders touched becomes one difference.
+Everything here is of one partition. Folding is what costs the worker most, so it goes in slices: between two of them
+others may have their turn.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from struct import error as PackError  # noqa: N812 - it names a lower-case class
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -15,13 +17,28 @@ from msgspec import Struct
 from engine.domain import journal
 from engine.domain.errors import JournalUnreadable
 from engine.domain.identifiers import OrderId
-from engine.domain.journal import Entry, OrderEntry, decode_entry, decode_record
-from engine.domain.orders import OrderRecord, OrderStatus, PaymentFate, rfc3339
+from engine.domain.journal import Entry, OrderEntry, decode_record
+from engine.domain.orders import SHARED_POOL, OrderLine, OrderRecord, UnitsTaken
 from engine.domain.sales import SaleStatus
-from engine.domain.stock_effects import ALLOCATED, HELD, POOL, SETTLED, WITHHELD, stock_effects
+from engine.domain.stock_effects import (
+    ALLOCATED,
+    HELD,
+    POOL,
+    SETTLED,
+    WITHHELD,
+    StockEffect,
+    order_effects,
+    stock_effects,
+)
+from engine.ledger import copy_rows
+from engine.ledger.feed_document import FeedDocuments, Times
+from engine.ledger.search_keys import ERA_SHIFT
 
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SHARED = "shared"
+SLICE_ENTRIES = 100
+"""Entries folded in one go: half a millisecond for single lines."""
+LINES_KEPT_MAX = 4096
+"""Packed lines kept for the next order that has the same."""
 
 
 # --- the sale, as of some entry ----------------------------------------------------------------------------------
@@ -86,109 +103,108 @@ class StockDifference:
         self.removed = False
 
 
-# --- the feed ----------------------------------------------------------------------------------------------------
+class Place(NamedTuple):
+    """Where a partition's folding may begin: behind `sequence`, with the sale as of it."""
+
+    sale_id: str
+    partition_id: int
+    sequence: int
+    sale: SaleRow | None
 
 
-@dataclass(frozen=True)
-class FeedRow:
-    """A row of the feed that has no number yet."""
-
-    change: str
-    order_id: str
-    version: int
-    document: bytes
-    """The finished JSON, but for `feed_sequence`, which comes first."""
-
-    def numbered(self, feed_sequence: int) -> str:
-        """The finished JSON document."""
-        return f'{{"feed_sequence":{feed_sequence},{self.document[1:].decode()}'
+# --- rows --------------------------------------------------------------------------------------------------------
 
 
-_PAYMENT_CODES = {PaymentFate.TOO_LATE: "PAYMENT_TOO_LATE", PaymentFate.DUPLICATE: "DUPLICATE_PAYMENT"}
+class TableRows:
+    """Finished rows of one table: a chunk of bytes for each slice."""
+
+    __slots__ = ("chunks", "count")
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.count = 0
+
+    def add(self, pieces: list[bytes], rows: int) -> None:
+        """Take in a slice's rows, in as many pieces as they came in."""
+        if rows:
+            self.chunks.append(b"".join(pieces))
+            self.count += rows
 
 
-def payment_code(fate: PaymentFate) -> str | None:
-    """The code under which a payment was recorded as due for refund; None for the one that settled its order."""
-    return _PAYMENT_CODES.get(fate)
+class _Slice:
+    """The rows of one slice in the making."""
 
+    __slots__ = ("changes", "journal", "lines", "orders")
 
-def _feed_row(change: str, order_id: OrderId, order: OrderRecord, sale: SaleRow, text: Callable[[int], str]) -> FeedRow:
-    """`text` writes a time in milliseconds."""
-    settling = order.settling_payment()
-    document: dict[str, Any] = {
-        "change": change,
-        "version": order.version,
-        "order_id": str(order_id),
-        "sale_id": order_id.sale_id,
-        "labels": sale.labels,
-        "channel": order.channel,
-        "buyer_id": order.buyer_id,
-        "reference": order.reference or None,
-        "status": order.status.word,
-        "payment_id": None if settling is None else settling.payment_id,
-        "created_at": text(order.created_at_ms),
-        "settled_at": text(order.settled_at_ms) if order.settled_at_ms else None,
-        "amount_minor": order.amount_minor,
-        "discount_minor": order.discount_minor,
-        "freight_minor": order.freight_minor,
-        "currency": order.currency,
-        "payments_due_for_refund": [
-            {
-                "payment_id": payment.payment_id,
-                "amount_minor": payment.amount_minor,
-                "currency": payment.currency,
-                "code": payment_code(payment.fate),
-                "received_at": text(payment.at_ms),
-            }
-            for payment in order.payments_due_for_refund()
-        ],
-        "lines": [
-            {
-                "line_id": line.line_id,
-                "sku": line.sku,
-                "outer_code": sale.outer_codes.get(line.sku),
-                "quantity": line.quantity,
-                "unit_price_minor": line.unit_price_minor,
-                "paid_minor": paid_minor,
-            }
-            for line, paid_minor in zip(order.lines, order.paid_minor_by_line(), strict=True)
-        ],
-    }
-    return FeedRow(change, str(order_id), order.version, msgspec.json.encode(document))
+    def __init__(self) -> None:
+        self.journal: list[bytes] = []
+        self.orders: list[bytes] = []
+        self.lines: list[bytes] = []
+        self.changes: list[bytes] = []
 
 
 # --- the fold ----------------------------------------------------------------------------------------------------
 
+_decode_entry = msgspec.msgpack.Decoder(Entry).decode
+
 
 class Folding:
-    """Folds a partition's journal records, from the entry behind `sequence` on, into the rows to write.
+    """Folds a partition's journal records, from the entry behind `start` on, into the rows to write.
 
-    Raises JournalUnreadable where a record cannot be read, leaves a gap, or speaks of what was never made.
+    Raises JournalUnreadable where a record cannot be read, leaves a gap, speaks of what was never made, or holds what
+    the ledger cannot.
     """
 
-    def __init__(self, sale_id: str, partition_id: int, sequence: int, sale: SaleRow | None) -> None:
-        self.sale_id = sale_id
-        self.partition_id = partition_id
-        self.sequence = sequence
+    def __init__(self, place: Place, era: int) -> None:
+        """`era` is what rows of orders are found by (v0001)."""
+        self.sale_id, self.partition_id, self.start, sale = place
+        self.sequence = self.start
         """The last entry that was folded."""
+        self.size_bytes = 0
+        """Of the records that were taken in."""
         self.epoch = 0
         self.at_ms = 0
         self.sale = sale
         self.sale_changed = False
         self.repeated: tuple[int, bytes] | None = None
         """The last of the entries that the ledger held already, with its bytes."""
-        self.journal_rows: list[tuple[Any, ...]] = []
-        self.line_rows: list[tuple[Any, ...]] = []
-        self.payment_rows: list[tuple[Any, ...]] = []
-        self.feed_rows: list[FeedRow] = []
-        self.stock: dict[str, StockDifference] = {}
-        self._held: dict[int, tuple[str, OrderRecord]] = {}
-        self._changed: dict[int, OrderRecord] = {}
-        self._times: dict[int, datetime] = {}
-        self._texts: dict[int, str] = {}
+        self.journal = TableRows()
+        self.orders = TableRows()
+        self.lines = TableRows()
+        self.changes = TableRows()
+        self.feed: list[tuple[bytes, bytes]] = []
+        """Rows without their numbers: see copy_rows.feed_rows."""
+        self._era_base = era << ERA_SHIFT
+        self._order_head = copy_rows.row_head(copy_rows.ORDER_COLUMNS, self.partition_id)
+        self._line_head = copy_rows.line_head(self.partition_id, era)
+        self._change_head = copy_rows.row_head(copy_rows.CHANGE_COLUMNS, self.partition_id)
+        self._feed_heads = {
+            change: copy_rows.feed_head(self.partition_id, change, self.sale_id) for change in ("settled", "refund_due")
+        }
+        self._slice = _Slice()
+        self._stock: dict[str, StockDifference] = {}
+        self._units: dict[tuple[type[OrderEntry], bool, str, str], int] = {}
+        self._lines: dict[tuple[int, int, OrderLine], bytes] = {}
+        self._times = Times()
+        self._use_sale(sale)
+
+    @property
+    def entries(self) -> int:
+        """How many entries were folded."""
+        return self.sequence - self.start
+
+    @property
+    def end(self) -> Place:
+        """From where the next may go on."""
+        return Place(self.sale_id, self.partition_id, self.sequence, self.sale)
 
     def add(self, record_sequence: int, encoded: bytes) -> None:
         """Fold one record, whose place in the stream says that its last number is `record_sequence`."""
+        for _ in self.add_in_slices(record_sequence, encoded):
+            pass
+
+    def add_in_slices(self, record_sequence: int, encoded: bytes) -> Iterator[None]:
+        """As `add`, pausing behind each slice."""
         record = decode_record(encoded)
         if record.last_sequence != record_sequence or not record.entries:
             raise JournalUnreadable(
@@ -202,89 +218,54 @@ class Folding:
             last_known = min(known, len(entries))
             self.repeated = (record.first_sequence + last_known - 1, bytes(entries[last_known - 1]))
             entries = entries[last_known:]
+        self.size_bytes += len(encoded)
         if entries:
             self.epoch, self.at_ms = max(self.epoch, record.epoch), record.at_ms
-            self._fold(record.epoch, record.at_ms, entries)
+        heads: dict[int, bytes] = {}
+        for first in range(0, len(entries), SLICE_ENTRIES):
+            try:
+                self._fold(record.epoch, record.at_ms, entries[first : first + SLICE_ENTRIES], heads)
+            except (msgspec.MsgspecError, UnicodeError, PackError, OverflowError) as error:
+                raise JournalUnreadable(f"entry {self.sequence + 1} or one soon after it: {error}") from error
+            yield
 
-    def _fold(self, epoch: int, at_ms: int, entries: Sequence[msgspec.Raw]) -> None:
-        sequence, at, rows, stock = self.sequence, self._time(at_ms), self.journal_rows, self.stock
+    def _fold(self, epoch: int, at_ms: int, entries: Sequence[msgspec.Raw], heads: dict[int, bytes]) -> None:
+        sequence, journal_pieces, between = self.sequence, self._slice.journal, copy_rows.journal_entry
         for raw in entries:
             sequence += 1
-            entry = decode_entry(raw)
-            kind, apply = _APPLY[type(entry)]
-            digest = entry.digest if isinstance(entry, OrderEntry) else None
-            rows.append((self.partition_id, sequence, epoch, at, kind, digest, bytes(raw)))
-            apply(self, sequence, at, entry)
-            for sku, account, pool, quantity in stock_effects(entry):
-                difference = stock.get(sku) or self._difference(sku)
-                if account == POOL:
-                    difference.pools[pool] = difference.pools.get(pool, 0) + quantity
-                else:
-                    difference.numbers[account] += quantity
+            entry = _decode_entry(raw)
+            tag, apply = _APPLY[type(entry)]
+            head = heads.get(tag)
+            if head is None:
+                head = heads[tag] = copy_rows.journal_head(self.partition_id, epoch, at_ms, tag)
+            journal_pieces += (head, between(sequence, len(raw)), raw)
+            apply(self, sequence, at_ms, entry)
+        made, self._slice = self._slice, _Slice()
+        self.journal.add(made.journal, len(entries))
+        self.orders.add(made.orders, len(made.orders))
+        self.lines.add(made.lines, len(made.lines) // 3)
+        self.changes.add(made.changes, len(made.changes))
         self.sequence = sequence
 
-    def order_rows(self) -> list[tuple[Any, ...]]:
-        """The rows of orders that were held in this transaction, as of their last change in it."""
-        time = self._time
-        return [
-            (
-                self.partition_id,
-                sequence,
-                order.version,
-                order.status,
-                order.changed_sequence,
-                order.discount_minor,
-                order.freight_minor,
-                order.amount_minor,
-                time(order.created_at_ms),
-                time(order.held_until_ms),
-                time(order.settled_at_ms) if order.settled_at_ms else None,
-                digest,
-                order.channel,
-                order.buyer_id,
-                order.currency,
-                order.reference or None,
-                _settling_payment_id(order),
-            )
-            for sequence, (digest, order) in self._held.items()
-        ]
+    def stock(self) -> dict[str, StockDifference]:
+        """By how much each SKU's units change."""
+        for (kind, returned, sku, pool), quantity in self._units.items():
+            self._move(order_effects(kind, [UnitsTaken(sku, pool, quantity)], returned=returned))
+        self._units.clear()
+        return self._stock
 
-    def changed_order_columns(self) -> list[list[Any]]:
-        """Orders of earlier transactions as of their last change, by columns; no columns where there are none."""
-        if not self._changed:
-            return []
-        rows = [
-            (
-                sequence,
-                order.status,
-                order.version,
-                order.changed_sequence,
-                self._time(order.held_until_ms),
-                self._time(order.settled_at_ms) if order.settled_at_ms else None,
-                _settling_payment_id(order),
-            )
-            for sequence, order in self._changed.items()
-        ]
-        return [list(column) for column in zip(*rows, strict=True)]
-
-    def _time(self, at_ms: int) -> datetime:
-        """Few different times stand in one batch, and making one costs more than finding it."""
-        found = self._times.get(at_ms)
-        if found is None:
-            found = self._times[at_ms] = _UNIX_EPOCH + timedelta(milliseconds=at_ms)
-        return found
-
-    def _text(self, at_ms: int) -> str:
-        """As `_time`, in words."""
-        found = self._texts.get(at_ms)
-        if found is None:
-            found = self._texts[at_ms] = rfc3339(at_ms)
-        return found
+    def _move(self, effects: Iterator[StockEffect]) -> None:
+        for sku, account, pool, quantity in effects:
+            difference = self._difference(sku)
+            if account == POOL:
+                difference.pools[pool] = difference.pools.get(pool, 0) + quantity
+            else:
+                difference.numbers[account] += quantity
 
     def _difference(self, sku: str) -> StockDifference:
-        found = self.stock.get(sku)
+        found = self._stock.get(sku)
         if found is None:
-            found = self.stock[sku] = StockDifference()
+            found = self._stock[sku] = StockDifference()
         return found
 
     def _known_sale(self, sequence: int) -> SaleRow:
@@ -292,130 +273,136 @@ class Folding:
             raise JournalUnreadable(f"entry {sequence} is of a sale that no entry defined")
         return self.sale
 
+    def _use_sale(self, sale: SaleRow | None) -> None:
+        self._lines.clear()  # they hold outer codes
+        self._outer_codes = sale.outer_codes if sale is not None else {}
+        self._documents = None if sale is None else FeedDocuments(self.sale_id, sale.labels, sale.outer_codes)
+
     # orders
 
-    def _put_order(self, sequence: int, entry: OrderEntry) -> None:
-        order = entry.order
-        if order.changed_sequence != sequence:
-            raise JournalUnreadable(f"the order in entry {sequence} says that it changed in {order.changed_sequence}")
-        if order.sequence in self._held:
-            self._held[order.sequence] = (entry.digest, order)
+    def _count_units(self, kind: type[OrderEntry], order: OrderRecord, returned: bool = True) -> None:
+        """Add an order's units to those of its kind; what they do to stock is the same for all of them together."""
+        counted = self._units
+        if order.own_units:
+            for units in order.own_units:
+                key = (kind, returned, units.sku, units.pool)
+                counted[key] = counted.get(key, 0) + units.quantity
         else:
-            self._changed[order.sequence] = order
+            for line in order.lines:
+                key = (kind, returned, line.sku, SHARED_POOL)
+                counted[key] = counted.get(key, 0) + line.quantity
 
-    def _put_payment(self, sequence: int, entry: OrderEntry) -> None:
-        if not entry.order.payments:
-            raise JournalUnreadable(f"entry {sequence} is of a payment and holds none")
-        new = entry.order.payments[-1]  # each such entry adds one
-        self.payment_rows.append(
-            (
-                self.partition_id,
-                entry.order.sequence,
-                sequence,
-                new.amount_minor,
-                new.fate,
-                self._time(new.at_ms),
-                new.payment_id,
-                new.currency,
-            )
-        )
-
-    def _put_feed_row(self, change: str, sequence: int, entry: OrderEntry) -> None:
-        order_id = OrderId(self.sale_id, entry.digest)
-        self.feed_rows.append(_feed_row(change, order_id, entry.order, self._known_sale(sequence), self._text))
-
-    def _held_entry(self, sequence: int, _at: datetime, entry: journal.Held) -> None:
-        order, outer_codes = entry.order, self._known_sale(sequence).outer_codes
+    def _held(self, sequence: int, _at_ms: int, entry: journal.Held) -> None:
+        order = entry.order
         if order.sequence != sequence:
             raise JournalUnreadable(f"the order held in entry {sequence} says that it was in {order.sequence}")
-        self._held[sequence] = (entry.digest, order)
+        if self.sale is None:
+            self._known_sale(sequence)
+        self._slice.orders.append(copy_rows.order_row(self._order_head, self._era_base, entry.digest, order))
+        self._put_lines(sequence, order)
+        self._count_units(journal.Held, order)
+
+    def _put_lines(self, sequence: int, order: OrderRecord) -> None:
+        pieces, packed, in_order = self._slice.lines, self._lines, copy_rows.line_order(sequence)
         for position, (line, paid_minor) in enumerate(zip(order.lines, order.paid_minor_by_line(), strict=True), 1):
-            self.line_rows.append(
-                (
-                    self.partition_id,
-                    sequence,
-                    position,
-                    line.quantity,
-                    line.unit_price_minor,
-                    paid_minor,
-                    line.line_id,
-                    line.sku,
-                    outer_codes.get(line.sku),
-                )
+            key = (position, paid_minor, line)
+            rest = packed.get(key)
+            if rest is None:
+                rest = copy_rows.line_rest(position, line, paid_minor, self._outer_codes.get(line.sku))
+                if len(packed) < LINES_KEPT_MAX:
+                    packed[key] = rest
+            pieces += (self._line_head, in_order, rest)
+
+    def _put_change(self, sequence: int, at_ms: int, order: OrderRecord, *, paid: bool = False) -> None:
+        if order.changed_sequence != sequence or not 0 < order.sequence < sequence:
+            raise JournalUnreadable(
+                f"the order in entry {sequence} says that it was held in {order.sequence} and changed in "
+                f"{order.changed_sequence}"
             )
+        if not paid:
+            row = copy_rows.change_row(self._change_head, order, at_ms)
+        elif not order.payments:
+            raise JournalUnreadable(f"entry {sequence} is of a payment and holds none")
+        else:
+            new = order.payments[-1]  # each such entry adds one
+            row = copy_rows.paid_change_row(self._change_head, self._era_base, order, new)
+        self._slice.changes.append(row)
 
-    def _settled(self, sequence: int, _at: datetime, entry: journal.Settled) -> None:
-        self._put_order(sequence, entry)
-        self._put_payment(sequence, entry)
+    def _put_feed_row(self, change: str, sequence: int, entry: OrderEntry) -> None:
+        if self._documents is None:
+            self._known_sale(sequence)
+            return
+        order_id = str(OrderId(self.sale_id, entry.digest)).encode()
+        before = self._feed_heads[change] + copy_rows.feed_order(entry.order.version, order_id)
+        self.feed.append((before, self._documents.encode(change, order_id, entry.order, self._times)))
+
+    def _settled(self, sequence: int, at_ms: int, entry: journal.Settled | journal.Reinstated) -> None:
+        self._put_change(sequence, at_ms, entry.order, paid=True)
         self._put_feed_row("settled", sequence, entry)
+        self._count_units(type(entry), entry.order)
 
-    def _given_back(self, sequence: int, _at: datetime, entry: journal.Cancelled | journal.Expired) -> None:
-        self._put_order(sequence, entry)
+    def _given_back(self, sequence: int, at_ms: int, entry: journal.Cancelled | journal.Expired) -> None:
+        self._put_change(sequence, at_ms, entry.order)
+        self._count_units(type(entry), entry.order, entry.returned)
 
-    def _reinstated(self, sequence: int, _at: datetime, entry: journal.Reinstated) -> None:
-        self._put_order(sequence, entry)
-        self._put_payment(sequence, entry)
-        self._put_feed_row("settled", sequence, entry)
-
-    def _refund_due(
-        self, sequence: int, _at: datetime, entry: journal.PaymentTooLate | journal.DuplicatePayment
-    ) -> None:
-        self._put_order(sequence, entry)
-        self._put_payment(sequence, entry)
+    def _refund_due(self, sequence: int, at_ms: int, entry: journal.PaymentTooLate | journal.DuplicatePayment) -> None:
+        self._put_change(sequence, at_ms, entry.order, paid=True)
         self._put_feed_row("refund_due", sequence, entry)
 
     # sales
 
-    def _change_sale(self, sequence: int, at: datetime, sale: SaleRow) -> None:
-        self.sale = replace(sale, changed_at=at, changed_sequence=sequence)
+    def _change_sale(self, sequence: int, at_ms: int, sale: SaleRow) -> None:
+        self.sale = replace(sale, changed_at=_time(at_ms), changed_sequence=sequence)
         self.sale_changed = True
+        self._use_sale(self.sale)
 
-    def _sale_defined(self, sequence: int, at: datetime, entry: journal.SaleDefined) -> None:
+    def _sale_defined(self, sequence: int, at_ms: int, entry: journal.SaleDefined) -> None:
         if entry.created or self.sale is None:
-            sale = SaleRow("", SaleStatus.DRAFT.value, 0, at, at, None, None, None, sequence)
+            sale = SaleRow("", SaleStatus.DRAFT.value, 0, _time(at_ms), _time(at_ms), None, None, None, sequence)
         else:
             sale = self.sale
         sale = replace(sale, version=entry.version).with_definition(entry.definition)
-        self._change_sale(sequence, at, sale)
+        self._change_sale(sequence, at_ms, sale)
+        self._move(stock_effects(entry))
         for sku in entry.removed:
             self._difference(sku).removed = True
         for sku in sale.skus:
             self._difference(sku).removed = False  # so that a SKU of no units has its row as well
 
-    def _stock_changed(self, sequence: int, at: datetime, entry: journal.StockChanged) -> None:
-        self._change_sale(sequence, at, replace(self._known_sale(sequence), version=entry.version))
+    def _stock_changed(self, sequence: int, at_ms: int, entry: journal.StockChanged) -> None:
+        self._change_sale(sequence, at_ms, replace(self._known_sale(sequence), version=entry.version))
+        self._move(stock_effects(entry))
 
-    def _sale_opened(self, sequence: int, at: datetime, entry: journal.SaleOpened) -> None:
-        sale = replace(self._known_sale(sequence), version=entry.version, status=SaleStatus.OPEN.value, opened_at=at)
-        self._change_sale(sequence, at, sale)
-
-    def _sale_paused(self, sequence: int, at: datetime, entry: journal.SalePaused) -> None:
-        sale = replace(self._known_sale(sequence), version=entry.version, status=SaleStatus.PAUSED.value)
-        self._change_sale(sequence, at, sale)
-
-    def _sale_resumed(self, sequence: int, at: datetime, entry: journal.SaleResumed) -> None:
+    def _sale_opened(self, sequence: int, at_ms: int, entry: journal.SaleOpened) -> None:
         sale = replace(self._known_sale(sequence), version=entry.version, status=SaleStatus.OPEN.value)
-        self._change_sale(sequence, at, sale)
+        self._change_sale(sequence, at_ms, replace(sale, opened_at=_time(at_ms)))
 
-    def _sale_closed(self, sequence: int, at: datetime, entry: journal.SaleClosed) -> None:
-        sale = replace(self._known_sale(sequence), version=entry.version, status=SaleStatus.CLOSED.value, closed_at=at)
-        self._change_sale(sequence, at, sale)
+    def _sale_paused(self, sequence: int, at_ms: int, entry: journal.SalePaused) -> None:
+        sale = replace(self._known_sale(sequence), version=entry.version, status=SaleStatus.PAUSED.value)
+        self._change_sale(sequence, at_ms, sale)
 
-    def _sale_deleted(self, sequence: int, at: datetime, _entry: journal.SaleDeleted) -> None:
+    def _sale_resumed(self, sequence: int, at_ms: int, entry: journal.SaleResumed) -> None:
+        sale = replace(self._known_sale(sequence), version=entry.version, status=SaleStatus.OPEN.value)
+        self._change_sale(sequence, at_ms, sale)
+
+    def _sale_closed(self, sequence: int, at_ms: int, entry: journal.SaleClosed) -> None:
+        sale = replace(self._known_sale(sequence), version=entry.version, status=SaleStatus.CLOSED.value)
+        self._change_sale(sequence, at_ms, replace(sale, closed_at=_time(at_ms)))
+        self._move(stock_effects(entry))
+
+    def _sale_deleted(self, sequence: int, at_ms: int, entry: journal.SaleDeleted) -> None:
         sale = self._known_sale(sequence)
-        self._change_sale(sequence, at, replace(sale, status="deleted", deleted_at=at))
+        self._move(stock_effects(entry))
+        self._change_sale(sequence, at_ms, replace(sale, status="deleted", deleted_at=_time(at_ms)))
         for sku in sale.skus:
             self._difference(sku).removed = True
 
-    def _partition_opened(self, _sequence: int, _at: datetime, entry: journal.PartitionOpened) -> None:
+    def _partition_opened(self, _sequence: int, _at_ms: int, entry: journal.PartitionOpened) -> None:
         self.epoch = max(self.epoch, entry.epoch)
 
 
-def _settling_payment_id(order: OrderRecord) -> str | None:
-    if order.status is not OrderStatus.SETTLED:
-        return None
-    settling = order.settling_payment()
-    return None if settling is None else settling.payment_id
+def _time(at_ms: int) -> datetime:
+    return _UNIX_EPOCH + timedelta(milliseconds=at_ms)
 
 
 def _tag(entry: type[Struct]) -> int:
@@ -427,11 +414,11 @@ def _tag(entry: type[Struct]) -> int:
 _APPLY: dict[type[Entry], tuple[int, Callable[..., None]]] = {
     entry: (_tag(entry), apply)
     for entry, apply in (
-        (journal.Held, Folding._held_entry),
+        (journal.Held, Folding._held),
         (journal.Settled, Folding._settled),
         (journal.Cancelled, Folding._given_back),
         (journal.Expired, Folding._given_back),
-        (journal.Reinstated, Folding._reinstated),
+        (journal.Reinstated, Folding._settled),
         (journal.PaymentTooLate, Folding._refund_due),
         (journal.DuplicatePayment, Folding._refund_due),
         (journal.SaleDefined, Folding._sale_defined),

@@ -33,6 +33,16 @@ async def version(connection: Any) -> str | None:
     return found
 
 
+async def is_at_head(database_url: str) -> bool:
+    """Whether there is nothing to bring up to date, as at nearly every start. Raises: LedgerUnavailable."""
+    with ledger_errors():
+        connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS)
+        try:
+            return await version(connection) == head_version()
+        finally:
+            await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
+
+
 async def upgrade(database_url: str) -> None:
     """Bring the schema to `head_version()`; two processes that do so at once are safe, and one of them waits.
 

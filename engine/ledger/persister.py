@@ -17,40 +17,38 @@ the end of the transaction, so
    feed is one statement, and so one snapshot: from the last number in it on, a reader never misses a row.
 
 A sequence would break both: it is taken without a lock and given out again to nobody. There is no deadlock, for every
-transaction locks its own partition's offset first and the counter last.
+transaction locks its partitions' offsets first, in the order of their ids, and the counter last.
+
+**Folded ahead.** Records may be folded before the transaction that writes them begins, and while the one before it is
+still being written: the folding goes on from where that one will leave the ledger. The offset is compared once it is
+locked, and what does not go on from it exactly is not written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from struct import error as PackError  # noqa: N812 - it names a lower-case class
 from typing import Any
 
 import asyncpg
 import msgspec
 
-from engine.domain.errors import JournalUnreadable
+from engine.domain.errors import JournalUnreadable, LedgerUnavailable
+from engine.domain.orders import SHARED_POOL
+from engine.ledger import copy_rows
 from engine.ledger.connect import LedgerPool
-from engine.ledger.folding import SHARED, Folding, SaleRow, StockDifference
+from engine.ledger.folding import Folding, Place, SaleRow, StockDifference, TableRows
 from engine.ledger.queries import load
 
 SALES_REMEMBERED_MAX = 256
 """Sales whose definition a writer keeps decoded; another one costs a read."""
+ERA_ORDERS = 131_072
+"""Orders written by one writer in one era: what is written to an index of an era stays within some ten megabytes."""
+FEED_ROWS_PER_CHUNK = 256
 
 _queries = load("persister")
-
-_JOURNAL = ("partition_id", "sequence", "epoch", "at", "kind", "order_digest", "entry")
-_ORDERS = (
-    "partition_id", "sequence", "version", "status", "changed_sequence", "discount_minor", "freight_minor",
-    "amount_minor", "created_at", "held_until", "settled_at", "digest", "channel", "buyer_id", "currency", "reference",
-    "payment_id",
-)  # fmt: skip
-_LINES = (
-    "partition_id", "order_sequence", "position", "quantity", "unit_price_minor", "paid_minor", "line_id", "sku",
-    "outer_code",
-)  # fmt: skip
-_PAYMENTS = (
-    "partition_id", "order_sequence", "sequence", "amount_minor", "fate", "at", "payment_id", "currency",
-)  # fmt: skip
-_FEED = ("feed_sequence", "partition_id", "version", "change", "sale_id", "order_id", "row")
+_NOT_HELD = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError, OverflowError, PackError)
+"""What is raised where PostgreSQL, or the packing for it, refuses a value."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,10 @@ class Passing:
         """The point was reached."""
 
 
+Written = WriteResult | JournalUnreadable | None
+"""What became of one folding: written; refused, with the reason; or left out, for the offset is another by now."""
+
+
 class LedgerWriter:
     """Writes journal records into the ledger. One may be used for many partitions at the same time."""
 
@@ -80,6 +82,9 @@ class LedgerWriter:
         self._pool = pool
         self._passing = passing or Passing()
         self._sales: dict[str, tuple[int, SaleRow | None]] = {}  # with the offset as of which each is known
+        self._era = 1
+        self._era_known = False
+        self._orders_of_era = 0
 
     async def offsets(self, sale_ids: Sequence[str]) -> dict[str, int]:
         """The last sequence number of each partition that the ledger holds; 0 where it has not heard of it."""
@@ -98,47 +103,99 @@ class LedgerWriter:
         try:
             async with self._pool.connection() as connection:
                 async with connection.transaction():
-                    folding, entries = await self._write(connection, sale_id, records)
+                    folding = await self._fold_locked(connection, sale_id, records)
+                    if folding.entries:
+                        await self._write_rows(connection, [folding])
                     self._passing.at("before_commit")
                 self._passing.at("after_commit")
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError, OverflowError) as error:
+        except _NOT_HELD as error:
             raise JournalUnreadable(f"the ledger cannot hold the journal of {sale_id}: {error}") from error
-        self._remember(sale_id, folding)
-        return WriteResult(folding.sequence, entries, folding.at_ms)
+        except LedgerUnavailable:
+            self._era_known = False  # a standby that took over may have a lower one
+            raise
+        self._remember(folding)
+        return WriteResult(folding.sequence, folding.entries, folding.at_ms)
 
-    async def _write(self, connection: Any, sale_id: str, records: list[tuple[int, bytes]]) -> tuple[Folding, int]:
+    async def place(self, sale_id: str) -> Place | None:
+        """Where the ledger is; None where it has not heard of the sale, which `write` then makes known.
+
+        Raises: LedgerUnavailable, JournalUnreadable (the sale's definition in the ledger).
+        """
+        async with self._pool.connection() as connection:
+            row = await connection.fetchrow(_queries["place"], sale_id)
+            if row is None:
+                return None
+            await self._know_era(connection)
+        partition_id, offset, *defined = row
+        known_at, sale = self._sales.get(sale_id, (-1, None))
+        if known_at != offset:
+            sale = None if defined[0] is None else SaleRow(*defined).with_definition(defined[0])
+        return Place(sale_id, partition_id, offset, sale)
+
+    def folding_from(self, place: Place) -> Folding:
+        """A folding that goes on from this place, which may be one that is about to be written."""
+        return Folding(place, self._era)
+
+    async def write_folded(self, foldings: Sequence[Folding]) -> dict[str, Written]:
+        """Write what was folded of several partitions, of each once, in one transaction; by sale, what became of it.
+
+        Where one of them is refused it is found by writing each alone, so that the others are written.
+        Raises LedgerUnavailable (a commit may have happened: ask for the offsets).
+        """
+        try:
+            return await self._write_together(foldings)
+        except (*_NOT_HELD, JournalUnreadable) as error:
+            if len(foldings) == 1:
+                (refused,) = foldings
+                reason = f"the ledger cannot hold the journal of {refused.sale_id}: {error}"
+                return {refused.sale_id: error if isinstance(error, JournalUnreadable) else JournalUnreadable(reason)}
+        except LedgerUnavailable:
+            self._era_known = False  # a standby that took over may have a lower one
+            raise
+        written: dict[str, Written] = {}
+        for folding in foldings:
+            written |= await self.write_folded([folding])
+        return written
+
+    async def _write_together(self, foldings: Sequence[Folding]) -> dict[str, Written]:
+        async with self._pool.connection() as connection:
+            async with connection.transaction():
+                fitting, written = await _lock_fitting(connection, foldings)
+                if fitting:
+                    await self._write_rows(connection, fitting)
+                self._passing.at("before_commit")
+            self._passing.at("after_commit")
+        for folding in fitting:
+            self._remember(folding)
+            written[folding.sale_id] = WriteResult(folding.sequence, folding.entries, folding.at_ms)
+        return written
+
+    async def _fold_locked(self, connection: Any, sale_id: str, records: list[tuple[int, bytes]]) -> Folding:
         partition = await _lock_partition(connection, sale_id)
         offset = partition["persisted_sequence"]
         sale = await self._sale_as_of(connection, sale_id, offset)
-        folding = Folding(sale_id, partition["partition_id"], offset, sale)
+        await self._know_era(connection)
+        folding = self.folding_from(Place(sale_id, partition["partition_id"], offset, sale))
         for record_sequence, encoded in records:
             folding.add(record_sequence, encoded)
-        if folding.repeated is not None:
-            await _compare_repeated(connection, folding)
-        entries = folding.sequence - offset
-        if entries:
-            if partition["retired_at"] is not None:
-                raise JournalUnreadable(f"{sale_id} was retired, and its journal goes on at {offset + 1}")
-            await self._write_rows(connection, folding)
-        return folding, entries
+        await _require_fitting(connection, folding, partition)
+        return folding
 
-    async def _write_rows(self, connection: Any, folding: Folding) -> None:
+    async def _write_rows(self, connection: Any, foldings: Sequence[Folding]) -> None:
         """Everything that the entries say; the feed's counter last, for it is locked until the commit."""
-        await connection.copy_records_to_table("journal", records=folding.journal_rows, columns=_JOURNAL)
-        if held := folding.order_rows():
-            await connection.copy_records_to_table("orders", records=held, columns=_ORDERS)
-            await connection.copy_records_to_table("order_lines", records=folding.line_rows, columns=_LINES)
+        await _copy(connection, "journal", copy_rows.JOURNAL_COLUMNS, [folding.journal for folding in foldings])
+        await _copy(connection, "orders", copy_rows.ORDER_COLUMNS, [folding.orders for folding in foldings])
+        await _copy(connection, "order_lines", copy_rows.LINE_COLUMNS, [folding.lines for folding in foldings])
         self._passing.at("in_transaction")
-        await _change_orders(connection, folding)
-        if folding.payment_rows:
-            await connection.copy_records_to_table("payments", records=folding.payment_rows, columns=_PAYMENTS)
-        if folding.stock:
-            await _write_stock(connection, folding)
-        if folding.sale_changed:
-            await _write_sale(connection, folding)
-        if folding.feed_rows:
-            await _write_feed(connection, folding)
-        await connection.execute(_queries["move_offset"], folding.partition_id, folding.sequence, folding.epoch)
+        await _copy(connection, "order_changes", copy_rows.CHANGE_COLUMNS, [folding.changes for folding in foldings])
+        await self._count_orders(connection, sum(folding.orders.count for folding in foldings))
+        await _write_stock(connection, foldings)
+        for folding in foldings:
+            if folding.sale_changed:
+                await _write_sale(connection, folding)
+        await _write_feed(connection, [folding for folding in foldings if folding.feed])
+        rows = [(folding.partition_id, folding.sequence, folding.epoch) for folding in foldings]
+        await connection.execute(_queries["move_offsets"], *_columns(rows))
 
     async def _sale_as_of(self, connection: Any, sale_id: str, offset: int) -> SaleRow | None:
         """The sale as of the offset: remembered, unless another writer has moved the offset since."""
@@ -148,12 +205,42 @@ class LedgerWriter:
         row = await connection.fetchrow(_queries["sale"], sale_id)
         return None if row is None else SaleRow(**dict(row)).with_definition(row["definition"])
 
-    def _remember(self, sale_id: str, folding: Folding) -> None:
+    def _remember(self, folding: Folding) -> None:
         """Only after the commit: what was rolled back must not be known."""
-        self._sales.pop(sale_id, None)
-        self._sales[sale_id] = (folding.sequence, folding.sale)
+        self._sales.pop(folding.sale_id, None)
+        self._sales[folding.sale_id] = (folding.sequence, folding.sale)
         if len(self._sales) > SALES_REMEMBERED_MAX:
             del self._sales[next(iter(self._sales))]
+
+    async def _know_era(self, connection: Any) -> None:
+        if not self._era_known:
+            self._era, self._era_known = await connection.fetchval(_queries["newest_era"]), True
+
+    async def _count_orders(self, connection: Any, orders: int) -> None:
+        self._orders_of_era += orders
+        if self._orders_of_era >= ERA_ORDERS:
+            self._orders_of_era = 0
+            self._era = await connection.fetchval(_queries["next_era"])
+
+
+async def _lock_fitting(connection: Any, foldings: Sequence[Folding]) -> tuple[list[Folding], dict[str, Written]]:
+    """Lock the partitions' offsets: the foldings that go on from them, and what became of the others."""
+    ids = [folding.partition_id for folding in foldings]
+    locked = {row["partition_id"]: row for row in await connection.fetch(_queries["lock_partitions"], ids)}
+    fitting: list[Folding] = []
+    others: dict[str, Written] = {}
+    for folding in foldings:
+        partition = locked.get(folding.partition_id)
+        if partition is None or partition["persisted_sequence"] != folding.start:
+            others[folding.sale_id] = None
+            continue
+        try:
+            await _require_fitting(connection, folding, partition)
+        except JournalUnreadable as error:
+            others[folding.sale_id] = error
+        else:
+            fitting.append(folding)
+    return fitting, others
 
 
 async def _lock_partition(connection: Any, sale_id: str) -> Any:
@@ -164,48 +251,56 @@ async def _lock_partition(connection: Any, sale_id: str) -> Any:
     return row
 
 
-async def _compare_repeated(connection: Any, folding: Folding) -> None:
-    """What a journal repeats must be what the ledger holds: else Redis went back and took another way."""
-    assert folding.repeated is not None
-    sequence, entry = folding.repeated
-    if await connection.fetchval(_queries["entry_at"], folding.partition_id, sequence) != entry:
-        raise JournalUnreadable(f"entry {sequence} of {folding.sale_id} is another one in the ledger")
+async def _require_fitting(connection: Any, folding: Folding, partition: Any) -> None:
+    """What a journal repeats must be what the ledger holds (else Redis went back and took another way), and nothing
+    comes behind a retirement.
+    """
+    if folding.repeated is not None:
+        sequence, entry = folding.repeated
+        if await connection.fetchval(_queries["entry_at"], folding.partition_id, sequence) != entry:
+            raise JournalUnreadable(f"entry {sequence} of {folding.sale_id} is another one in the ledger")
+    if folding.entries and partition["retired_at"] is not None:
+        raise JournalUnreadable(f"{folding.sale_id} was retired, and its journal goes on at {folding.start + 1}")
 
 
-async def _change_orders(connection: Any, folding: Folding) -> None:
-    columns = folding.changed_order_columns()
-    if not columns:
-        return
-    done = await connection.execute(_queries["change_orders"], folding.partition_id, *columns)
-    if done != f"UPDATE {len(columns[0])}":
-        raise JournalUnreadable(f"{folding.sale_id}: of {len(columns[0])} changed orders the ledger knows {done[7:]}")
+async def _copy(connection: Any, table: str, columns: tuple[str, ...], rows: list[TableRows]) -> None:
+    if count := sum(each.count for each in rows):
+        chunks = chain.from_iterable(each.chunks for each in rows)
+        await copy_rows.copy_rows(connection, table, columns, chunks, count)
 
 
-async def _write_stock(connection: Any, folding: Folding) -> None:
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    """Rows as the arrays that `unnest` takes."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+async def _write_stock(connection: Any, foldings: Sequence[Folding]) -> None:
     """Add the differences to the levels. Below zero, or where they do not add up, a constraint refuses them."""
-    rows = await connection.fetch(_queries["stock"], folding.partition_id, list(folding.stock))
-    before = {row["sku"]: row for row in rows}
+    differences = [(folding, sku, difference) for folding in foldings for sku, difference in folding.stock().items()]
+    if not differences:
+        return
+    keys = _columns([(folding.partition_id, sku) for folding, sku, _ in differences])
+    before = {(row["partition_id"], row["sku"]): row for row in await connection.fetch(_queries["stock"], *keys)}
     levels, removed = [], []
-    for sku, difference in folding.stock.items():
-        level = _add(sku, before.get(sku), difference)
+    for folding, sku, difference in differences:
+        level = _add(sku, before.get((folding.partition_id, sku)), difference)
         if not difference.removed:
-            levels.append(level)
+            levels.append((folding.partition_id, *level))
         elif any(level[1:-1]):
             raise JournalUnreadable(f"{sku} left {folding.sale_id} with units in it: {level}")
         else:
-            removed.append(sku)
+            removed.append((folding.partition_id, sku))
     if levels:
-        columns = [list(column) for column in zip(*levels, strict=True)]
-        await connection.execute(_queries["put_stock"], folding.partition_id, *columns)
+        await connection.execute(_queries["put_stock"], *_columns(levels))
     if removed:
-        await connection.execute(_queries["remove_stock"], folding.partition_id, removed)
+        await connection.execute(_queries["remove_stock"], *_columns(removed))
 
 
 def _add(sku: str, before: Any | None, difference: StockDifference) -> tuple[str, int, int, int, int, int, str]:
     """(sku, allocated, withheld, available, held, settled, pools as JSON) after the difference."""
     numbers = [quantity + (before[name] if before is not None else 0) for name, quantity in difference.numbers.items()]
     allocated, withheld, held, settled = numbers
-    pools: dict[str, int] = {SHARED: 0}
+    pools: dict[str, int] = {SHARED_POOL: 0}
     if before is not None:
         pools.update(msgspec.json.decode(before["pools"]))
     for pool, quantity in difference.pools.items():
@@ -234,15 +329,15 @@ async def _write_sale(connection: Any, folding: Folding) -> None:
     )
 
 
-async def _write_feed(connection: Any, folding: Folding) -> None:
+async def _write_feed(connection: Any, foldings: Sequence[Folding]) -> None:
     """Number the feed's rows: see the top of this file."""
-    last = await connection.fetchval(_queries["count_feed"], len(folding.feed_rows))
-    first = last - len(folding.feed_rows) + 1
-    await connection.copy_records_to_table(
-        "feed",
-        records=[
-            (number, folding.partition_id, row.version, row.change, folding.sale_id, row.order_id, row.numbered(number))
-            for number, row in enumerate(folding.feed_rows, first)
-        ],
-        columns=_FEED,
+    count = sum(len(folding.feed) for folding in foldings)
+    if not count:
+        return
+    last = await connection.fetchval(_queries["count_feed"], count)
+    rows = list(chain.from_iterable(folding.feed for folding in foldings))
+    chunks = (
+        copy_rows.feed_rows(last - count + 1 + first, rows[first : first + FEED_ROWS_PER_CHUNK])
+        for first in range(0, count, FEED_ROWS_PER_CHUNK)
     )
+    await copy_rows.copy_rows(connection, "feed", copy_rows.FEED_COLUMNS, chunks, count)

@@ -3,6 +3,7 @@
 Every function raises LedgerUnavailable where PostgreSQL cannot be asked.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -59,7 +60,6 @@ class StoredEntry:
     epoch: int
     at: datetime
     kind: int
-    order_digest: str | None
     entry: bytes
     """The exact bytes that the partition wrote; see domain/journal.py."""
 
@@ -120,17 +120,29 @@ async def levels(pool: LedgerPool, sale_id: str) -> LevelsAt | None:
         rows = await connection.fetch(_queries["levels"], partition["partition_id"])
     return LevelsAt(
         partition["persisted_sequence"],
-        {
-            row["sku"]: LedgerLevels(
-                row["allocated"],
-                row["withheld"],
-                row["available"],
-                row["held"],
-                row["settled"],
-                msgspec.json.decode(row["pools"], type=dict[str, int]),
-            )
-            for row in rows
-        },
+        {row["sku"]: _levels_of(row) for row in rows},
+    )
+
+
+async def levels_of(pool: LedgerPool, sale_ids: Sequence[str]) -> dict[str, LevelsAt]:
+    """`levels` of several sales, all seen at one moment, without those that the ledger has not heard of."""
+    async with pool.snapshot() as connection:
+        found = await connection.fetch(_queries["partitions_of"], sale_ids)
+        rows = await connection.fetch(_queries["levels_of"], [row["partition_id"] for row in found])
+    by_partition = {row["partition_id"]: LevelsAt(row["persisted_sequence"], {}) for row in found}
+    for row in rows:
+        by_partition[row["partition_id"]].levels[row["sku"]] = _levels_of(row)
+    return {row["sale_id"]: by_partition[row["partition_id"]] for row in found}
+
+
+def _levels_of(row: Any) -> LedgerLevels:
+    return LedgerLevels(
+        row["allocated"],
+        row["withheld"],
+        row["available"],
+        row["held"],
+        row["settled"],
+        msgspec.json.decode(row["pools"], type=dict[str, int]),
     )
 
 
@@ -162,6 +174,11 @@ async def record_epoch(pool: LedgerPool, sale_id: str, epoch: int) -> int:
     the ledger has not heard of gets its row.
     """
     return int(await pool.fetch_value(_queries["record_epoch"], sale_id, epoch) or 0)
+
+
+async def record_epochs(pool: LedgerPool, epochs: Mapping[str, int]) -> None:
+    """`record_epoch` for several partitions, all of which the ledger has heard of."""
+    await pool.execute(_queries["record_epochs"], list(epochs), list(epochs.values()))
 
 
 async def retire(pool: LedgerPool, sale_id: str, sequence: int) -> bool:

@@ -13,9 +13,10 @@ from engine.domain.orders import OrderStatus, PaymentFate, rfc3339
 from engine.ledger.connect import LedgerPool
 from engine.ledger.cursors import CursorSeal, InvalidCursor
 from engine.ledger.feed import cursor_secret
-from engine.ledger.folding import payment_code
+from engine.ledger.feed_document import payment_code
 from engine.ledger.queries import load
 from engine.ledger.sales import known_partition
+from engine.ledger.search_keys import text_number
 
 _queries = load("search")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -118,15 +119,20 @@ async def _conditions_of(
         if order_id is None or sale_id not in (None, order_id.sale_id):
             return None
         sale_id = order_id.sale_id
-        conditions.add("if_digest", order_id.digest)
+        conditions.add("if_digest", text_number(order_id.digest), order_id.digest)
     if sale_id is not None:
         partition = await known_partition(pool, sale_id)
         if partition is None:
             return None
         conditions.add("if_partition", partition.partition_id)
-    for name in ("channel", "buyer_id", "reference", "payment_id", "sku", "status"):
+    for name in ("buyer_id", "reference", "payment_id"):
+        if (text := getattr(query, name)) is not None:
+            conditions.add(f"if_{name}", text_number(text), text)
+    for name in ("channel", "sku", "status"):
         if (wanted := getattr(query, name)) is not None:
             conditions.add(f"if_{name}", wanted)
+    if query.status is OrderStatus.HELD:
+        conditions.add("if_held_somewhere")
     if query.status is OrderStatus.REFUND_DUE:
         conditions.add("if_due_for_refund")
     if position is not None and sale_id is not None:

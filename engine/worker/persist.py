@@ -2,6 +2,11 @@
 
 It goes by the ledger's own offset, never by what Redis or this process believes to be written. It knows nothing that it
 could not learn anew: killed anywhere, the next one goes on from the offset.
+
+One transaction holds what is new of all partitions that are ahead of the ledger, a bounded batch of each: fifty sales
+at once cost one commit, not fifty. While PostgreSQL writes one such *group*, the next is read and folded, so that both
+processes work; there are never more than these two, which bounds the memory. A group is as large as the backlog asks
+for: while there is little, it is written soon; the more there is, the more share the cost of a transaction.
 """
 
 import asyncio
@@ -13,28 +18,47 @@ import structlog
 from engine.domain.commands import NotePersisted
 from engine.domain.errors import JournalUnreadable, LedgerUnavailable, OutcomeUnknown, PartitionUnavailable
 from engine.domain.outcomes import Outcome
-from engine.ledger.persister import LedgerWriter, Passing
+from engine.ledger.folding import Folding, Place
+from engine.ledger.persister import LedgerWriter, Passing, WriteResult
 from engine.observability import metrics
 from engine.partition.glance import Glance, Progress
 from engine.partition.partitions import Partitions
 from engine.settings import Settings
 from engine.worker.loops import BackOff
+from engine.worker.roll import Roll
 
 BUSY_PAUSE_SECONDS = 0.02
 """Between two looks while there is something to do now and then: what a settled order waits for its feed row."""
+LIVE_PAUSE_SECONDS_MAX = 0.2
+PAUSE_SECONDS_PER_ENTRY = 0.2 / 5000
+"""The pause behind a group grows with it up to that maximum: a transaction costs some milliseconds, however little is
+in it, and entries that come by the thousand can wait for others to share them."""
 IDLE_PAUSE_SECONDS = 0.15
 BUSY_AFTER_CHANGE_SECONDS = 2.0
 """For so long after its last change a partition is looked at each time; the others with all."""
-LOOK_AT_ALL_SECONDS = 0.3
+LOOK_AT_LIVELY_SECONDS = 0.3
+"""How often all sales are looked at that have not ended."""
+LOOK_AT_ALL_SECONDS = 1.5
+"""How often the others are: a payment that comes too late is still recorded, and belongs in the feed within two."""
+LOOK_AT_RESTING_SECONDS = 1.0
+"""For sales of which all is written; a change in one of them is in the feed within two seconds all the same."""
+JOURNAL_SERIES_MAX = 100
+"""Sales that get a series of their own of what is in their journals; the sums are of all."""
 WRITERS_MAX = 2
-"""Transactions at the same time: while one waits for its commit, the next is made."""
+"""Connections: one writes a group, while over the other the ledger is asked where the next begins."""
 FIRST_READ_RECORDS = 64
-READ_RECORDS_MAX = 5000
-BATCH_BYTES_MAX = 2 * 1024 * 1024
-"""Of records in one transaction, beside the bound on entries: folding them keeps the other loops waiting, and orders
-of two hundred lines are large."""
+READ_RECORDS_MAX = 1024
+READ_BYTES_MAX = 1024 * 1024
+"""About how much is read at a time, going by the records read last."""
+BATCH_BYTES_MAX = 4 * 1024 * 1024
+"""Of one partition's records in one group, beside the bound on entries: orders of two hundred lines are large."""
+GROUP_ENTRIES_MAX = 20_000
+GROUP_BYTES_MAX = 8 * 1024 * 1024
+"""Of all partitions' records in one group; the last batch that is taken in may go beyond it."""
 STOPPED_SECONDS = 2.0
 """How long a partition whose journal could not be read is left alone."""
+NOTES_AT_ONCE_MAX = 16
+"""Partitions that are told at the same time: each takes a connection, and the other loops need some too."""
 NOTE_AGAIN_SECONDS = 0.5
 """How long after a partition that is frozen was not to be told of its offset it is told again."""
 SAMPLES_MAX = 64
@@ -55,7 +79,10 @@ class Journey:
         self.changed_at = 0.0
         self.stopped_until = 0.0
         self.note_after = 0.0
+        self.served_at = 0.0
         self.read_records = FIRST_READ_RECORDS
+        self.tail: Place | None = None
+        """Where the last batch ends that is written or about to be, and the next begins. None: the ledger will tell."""
         self._seen: deque[tuple[int, float]] = deque()
 
     def look(self, progress: Progress, now: float) -> None:
@@ -79,27 +106,52 @@ class Journey:
         """For how long the oldest unwritten entry has been known of."""
         return now - self._seen[0][1] if self.offset < self.sequence and self._seen else 0.0
 
-    def adapt_read(self, found: int, taken: int) -> None:
+    @property
+    def folded(self) -> int:
+        """The last sequence number that is written or about to be."""
+        return self.offset if self.tail is None else self.tail.sequence
+
+    def forget(self) -> None:
+        """What was folded may not be what the ledger holds: it will be asked."""
+        self.tail, self.offset_known = None, False
+
+    def adapt_read(self, found: list[tuple[int, bytes]], taken: int) -> None:
         """Read about as many records as make a batch: one may hold a single order, or a thousand."""
-        if taken < found:
-            self.read_records = taken + 1
-        elif found == self.read_records:
-            self.read_records = min(self.read_records * 2, READ_RECORDS_MAX)
+        mean_bytes = sum(len(encoded) for _, encoded in found) // len(found) + 1
+        fitting = max(READ_BYTES_MAX // mean_bytes, 1)
+        if taken < len(found):
+            self.read_records = min(taken + 1, fitting)
+        elif len(found) == self.read_records:
+            self.read_records = min(self.read_records * 2, READ_RECORDS_MAX, fitting)
 
 
 class Persister:
-    """Looks at all partitions in turn and writes what the ledger lacks, a bounded batch of each at a time."""
+    """Looks at all partitions in turn and writes what the ledger lacks, a group of bounded batches at a time."""
 
-    def __init__(self, partitions: Partitions, writer: LedgerWriter, settings: Settings, passing: Passing) -> None:
+    def __init__(
+        self,
+        partitions: Partitions,
+        writer: LedgerWriter,
+        settings: Settings,
+        passing: Passing,
+        roll: Roll | None = None,
+    ) -> None:
         self._partitions = partitions
+        self._roll = roll or Roll(partitions)
         self._glance = Glance(partitions.connections)
         self._writer = writer
         self._batch_entries = settings.persist_batch_entries
         self._keep_entries = settings.journal_keep_entries
         self._passing = passing
         self._journeys: dict[str, Journey] = {}
-        self._looked_at_all_at = float("-inf")
-        self._writers = asyncio.Semaphore(WRITERS_MAX)
+        self._under_way: dict[str, Journey] = {}
+        """Those with anything to do or to be watched for; the others rest, and cost next to nothing."""
+        self._names_read = 0
+        self._looked_at_resting_at = float("-inf")
+        self._with_series: set[str] = set()
+        self._looked_at_all_at = self._looked_at_lively_at = float("-inf")
+        self._prepared: list[Folding] = []
+        self._wrote_entries = 0
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -113,11 +165,10 @@ class Persister:
             try:
                 wrote = await self.round()
                 back_off.reset()
-                pause_seconds = 0.0 if wrote else self._pause_seconds()
+                pause_seconds = self._pause_seconds(wrote)
             except (LedgerUnavailable, PartitionUnavailable) as error:
                 log.warning("persister_waits", reason=str(error))
-                for journey in self._journeys.values():
-                    journey.offset_known = False  # whether the last commit happened, the ledger will tell
+                self._forget_all()
                 self._looked_at_all_at = float("-inf")
                 pause_seconds = back_off.next_seconds()
             await self._sleep(pause_seconds)
@@ -133,39 +184,67 @@ class Persister:
             log.warning("journal_left_in_redis", reason=str(error) or "time was up")
 
     async def round(self) -> bool:
-        """One look, and one batch of each partition that is ahead of the ledger. Whether anything was written."""
-        looked_at = await self._look()
-        now = time.monotonic()
-        ahead = [sale_id for sale_id in looked_at if self._has_work(self._journeys[sale_id], now)]
-        outcomes = await asyncio.gather(*(self._advance_alone(sale_id) for sale_id in ahead), return_exceptions=True)
+        """Write one group: that which was prepared, or what a look at the partitions finds; meanwhile prepare the next.
+
+        Whether anything was written.
+        """
+        group, self._prepared, self._wrote_entries = self._prepared, [], 0
+        if not group:
+            group = await self._prepare(await self._look())
+        began = self._wrote_entries > 0
+        if not group:
+            await self._note_all()
+            self._observe()
+            return began
+        outcomes = await asyncio.gather(
+            self._write(group), self._note_all(), self._prepare_ahead(), return_exceptions=True
+        )
+        # what was folded behind a batch that was refused, or that another process had written, is of no use
+        self._prepared = [folding for folding in self._prepared if self._journeys[folding.sale_id].tail]
         self._observe()
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
+                self._forget_all()  # whether the last commit happened, the ledger will tell
                 raise outcome
-        return any(outcomes)
+        return began or outcomes[0] is True
 
     async def _look(self) -> list[str]:
-        """The partitions that were looked at: all now and then, in between those that change."""
+        """The partitions that were looked at: all now and then, lively ones more often, always those that change."""
         now = time.monotonic()
-        if now - self._looked_at_all_at >= LOOK_AT_ALL_SECONDS:
-            sale_ids = list(await self._partitions.sale_ids())
-        else:
-            sale_ids = [name for name, journey in self._journeys.items() if self._is_busy(journey, now)]
+        sale_ids = [name for name, journey in self._journeys.items() if self._is_busy(journey, now)]
+        looks_at_all = now - self._looked_at_all_at >= LOOK_AT_ALL_SECONDS
+        if looks_at_all:
+            sale_ids = list(await self._roll.names())
+        elif now - self._looked_at_lively_at >= LOOK_AT_LIVELY_SECONDS:
+            sale_ids = list(dict.fromkeys([*await self._roll.lively(), *sale_ids]))
+            self._looked_at_lively_at = now
         await self._look_at(sale_ids)
         self._observe()  # before PostgreSQL is asked: while it is away, how far behind it is must be seen
         if unknown := [sale_id for sale_id in sale_ids if not self._journeys[sale_id].offset_known]:
             for sale_id, offset in (await self._writer.offsets(unknown)).items():
                 self._journeys[sale_id].move(offset)
             await self._look_at(unknown)  # again: another persister may have moved the offset past what was seen
-        if now - self._looked_at_all_at >= LOOK_AT_ALL_SECONDS:
-            self._looked_at_all_at = now
+        if looks_at_all:
+            self._looked_at_all_at = self._looked_at_lively_at = now
+            self._rest()
         return sale_ids
+
+    def _rest(self) -> None:
+        """Keep no sale's definition for partitions in which nothing happens, and leave alone what is all written."""
+        now = time.monotonic()
+        for name, journey in list(self._under_way.items()):
+            if self._is_busy(journey, now):
+                continue
+            journey.tail = None
+            if journey.offset_known and journey.offset == journey.sequence and journey.persisted >= journey.offset:
+                del self._under_way[name]
 
     async def _look_at(self, sale_ids: list[str]) -> None:
         progress = await self._glance.progress(sale_ids)
         now = time.monotonic()
         for sale_id, reached in progress.items():
-            self._journeys.setdefault(sale_id, Journey()).look(reached, now)
+            journey = self._under_way[sale_id] = self._journeys.setdefault(sale_id, Journey())
+            journey.look(reached, now)
 
     def _is_busy(self, journey: Journey, now: float) -> bool:
         return journey.offset < journey.sequence or now - journey.changed_at < BUSY_AFTER_CHANGE_SECONDS
@@ -173,21 +252,153 @@ class Persister:
     def _has_work(self, journey: Journey, now: float) -> bool:
         if now < journey.stopped_until or journey.sequence == 0:
             return False
-        return journey.offset != journey.sequence or self._is_unnoted(journey, now)
+        return journey.folded != journey.sequence
 
     def _is_unnoted(self, journey: Journey, now: float) -> bool:
-        return journey.persisted < journey.offset and now >= journey.note_after
+        unnoted = journey.offset_known and journey.persisted < journey.offset
+        return unnoted and now >= max(journey.note_after, journey.stopped_until)
 
-    async def _advance_alone(self, sale_id: str) -> bool:
-        """Advance a partition; what is wrong with it alone stops it alone, for a while."""
-        async with self._writers:
+    # folding
+
+    async def _prepare(self, sale_ids: list[str]) -> list[Folding]:
+        """Fold a batch of each partition that has something new, those first that have waited longest."""
+        now = time.monotonic()
+        waiting = [
+            (self._journeys[name].served_at, name) for name in sale_ids if self._has_work(self._journeys[name], now)
+        ]
+        group: list[Folding] = []
+        for _, sale_id in sorted(waiting):
+            if _is_full(group):
+                metrics.BOUND_REACHED.labels(bound="persister_group").inc()
+                break
             journey = self._journeys[sale_id]
+            journey.served_at = now
             try:
-                return await self._advance(sale_id, journey)
+                folding = await self._fold(sale_id, journey)
             except JournalUnreadable as error:
-                return await self._look_again_or_freeze(sale_id, journey, error)
+                journey.forget()
+                await self._look_again_or_freeze(sale_id, journey, error)
+                continue
+            if folding is not None:
+                group.append(folding)
+        return group
 
-    async def _look_again_or_freeze(self, sale_id: str, journey: Journey, error: JournalUnreadable) -> bool:
+    async def _prepare_ahead(self) -> None:
+        """Fold the next group while one is written, if there is enough for another.
+
+        What cannot be read is left for when the ledger holds all before it.
+        """
+        await self._look_at([name for name, journey in self._under_way.items() if journey.tail is not None])
+        now = time.monotonic()
+        ahead = {
+            name: each
+            for name, each in self._under_way.items()
+            if each.tail is not None and each.folded < each.sequence and now >= each.stopped_until
+        }
+        if sum(each.sequence - each.folded for each in ahead.values()) < self._batch_entries // 2:
+            return
+        for sale_id, journey in sorted(ahead.items(), key=lambda item: item[1].served_at):
+            if _is_full(self._prepared):
+                break
+            journey.served_at = now
+            try:
+                folding = await self._fold(sale_id, journey)
+            except JournalUnreadable as error:
+                log.info("unreadable_ahead", sale_id=sale_id, reason=str(error))
+                continue
+            if folding is not None:
+                self._prepared.append(folding)
+
+    async def _fold(self, sale_id: str, journey: Journey) -> Folding | None:
+        """Fold the next batch of one partition; None where there was none, or where its first is written already."""
+        if journey.sequence < journey.folded:  # both can only have grown since they were read, the offset first
+            raise JournalUnreadable(f"the ledger holds {journey.folded}, the partition ends at {journey.sequence}")
+        place = journey.tail or await self._writer.place(sale_id)
+        if place is None:
+            await self._write_first(sale_id, journey)
+            return None
+        if journey.tail is None:
+            journey.move(place.sequence)
+        folding = await self._fold_records(journey, place)
+        if not folding.entries:
+            return None
+        journey.tail = folding.end
+        return folding
+
+    async def _fold_records(self, journey: Journey, place: Place) -> Folding:
+        """Read and fold records until the batch is full, or there are no more.
+
+        One that cannot be read is an error only if it is the first: what comes before it is to be written.
+        """
+        folding, records = self._writer.folding_from(place), list[tuple[int, bytes]]()
+        while folding.sequence < journey.sequence and not _is_full_batch(folding, self._batch_entries):
+            found = await self._read(folding.sale_id, journey, folding.sequence)
+            bytes_left = BATCH_BYTES_MAX - folding.size_bytes
+            taken = first_batch(found, folding.start, self._batch_entries, bytes_left)
+            for record in taken:
+                try:
+                    await _fold_record(folding, record)
+                except JournalUnreadable:
+                    if not records:
+                        raise
+                    return await self._fold_again(place, records)
+                records.append(record)
+            journey.adapt_read(found, len(taken))
+            if len(taken) < len(found):
+                break
+        return folding
+
+    async def _fold_again(self, place: Place, records: list[tuple[int, bytes]]) -> Folding:
+        """A folding of these records, which were folded before: a record that fails leaves half of itself behind."""
+        folding = self._writer.folding_from(place)
+        for record in records:
+            await _fold_record(folding, record)
+        return folding
+
+    async def _read(self, sale_id: str, journey: Journey, behind: int) -> list[tuple[int, bytes]]:
+        self._passing.at("before_read")
+        found = await self._partitions.journals.records_after(sale_id, behind, journey.read_records)
+        self._passing.at("after_read")
+        if not found:
+            raise JournalUnreadable(f"there is nothing behind {behind}, but numbers up to {journey.sequence}")
+        return found
+
+    async def _write_first(self, sale_id: str, journey: Journey) -> None:
+        """Write the first batch of a partition that the ledger has not heard of, and which gets its number so."""
+        found = await self._read(sale_id, journey, 0)
+        result = await self._writer.write(sale_id, first_batch(found, 0, self._batch_entries, BATCH_BYTES_MAX))
+        journey.move(result.sequence)
+        self._count(result)
+
+    # writing
+
+    async def _write(self, group: list[Folding]) -> bool:
+        """Write a group; whether the ledger is another after it."""
+        outcomes = await self._writer.write_folded(group)
+        for sale_id, outcome in outcomes.items():
+            journey = self._journeys[sale_id]
+            if isinstance(outcome, WriteResult):
+                journey.move(outcome.sequence)
+                self._count(outcome)
+                continue
+            journey.forget()
+            if outcome is None:
+                log.warning("offset_moved", sale_id=sale_id, known=journey.offset)
+            else:
+                await self._look_again_or_freeze(sale_id, journey, outcome)
+        return any(not isinstance(outcome, JournalUnreadable) for outcome in outcomes.values())
+
+    def _count(self, result: WriteResult) -> None:
+        metrics.PERSISTED_ENTRIES.inc(result.entries)
+        self._wrote_entries += result.entries
+
+    def _forget_all(self) -> None:
+        self._prepared = []
+        self._under_way = dict(self._journeys)
+        for journey in self._journeys.values():
+            journey.forget()
+
+    async def _look_again_or_freeze(self, sale_id: str, journey: Journey, error: JournalUnreadable) -> None:
         """Freeze the partition, unless the ledger's offset is another than this process took it to be.
 
         Then another persister has written, and trimmed, what is missing here; or PostgreSQL has failed over to a
@@ -198,51 +409,43 @@ class Persister:
             log.warning("offset_moved", sale_id=sale_id, known=journey.offset, found=offset)
             journey.move(offset)
             journey.persisted = max(journey.persisted, offset)  # until the next look, nobody needs to be told
-            return True
+            return
         journey.stopped_until = time.monotonic() + STOPPED_SECONDS
         log.error("journal_unreadable", sale_id=sale_id, offset=offset, reason=str(error), exc_info=error)
         await self._partitions.freeze(sale_id, f"the ledger cannot take its journal: {error}")
-        return False
 
-    async def _advance(self, sale_id: str, journey: Journey) -> bool:
-        if journey.sequence < journey.offset:  # both can only have grown since they were read, the offset first
-            raise JournalUnreadable(f"the ledger holds {journey.offset}, the partition ends at {journey.sequence}")
-        wrote = journey.offset < journey.sequence and await self._write(sale_id, journey)
-        if self._is_unnoted(journey, time.monotonic()):
-            await self._note(sale_id, journey)
-        return wrote
-
-    async def _write(self, sale_id: str, journey: Journey) -> bool:
-        """Write the next records behind the offset."""
-        self._passing.at("before_read")
-        found = await self._partitions.journals.records_after(sale_id, journey.offset, journey.read_records)
-        self._passing.at("after_read")
-        if not found:
-            raise JournalUnreadable(f"there is nothing behind {journey.offset}, but numbers up to {journey.sequence}")
-        records = first_batch(found, journey.offset, self._batch_entries)
-        result = await self._writer.write(sale_id, records)
-        journey.adapt_read(len(found), len(records))
-        journey.move(result.sequence)
-        metrics.PERSISTED_ENTRIES.inc(result.entries)
-        return result.entries > 0
+    async def _note_all(self) -> None:
+        """Tell each partition how far the ledger is, where it has come further since it was told."""
+        now = time.monotonic()
+        unnoted = [(name, each) for name, each in self._under_way.items() if self._is_unnoted(each, now)]
+        for first in range(0, len(unnoted), NOTES_AT_ONCE_MAX):
+            some = unnoted[first : first + NOTES_AT_ONCE_MAX]
+            await asyncio.gather(*(self._note(name, journey) for name, journey in some))
 
     async def _note(self, sale_id: str, journey: Journey) -> None:
         """Tell the partition how far the ledger is, so that it trims its journal; never before the commit."""
+        offset = journey.offset
         self._passing.at("before_trim")
         try:
-            (reply,) = await self._partitions.submit(sale_id, NotePersisted(journey.offset, self._keep_entries))
+            (reply,) = await self._partitions.submit(sale_id, NotePersisted(offset, self._keep_entries))
         except (PartitionUnavailable, OutcomeUnknown) as error:
             journey.note_after = time.monotonic() + NOTE_AGAIN_SECONDS
             log.info("trim_put_off", sale_id=sale_id, reason=str(error))
             return
         if reply.outcome is Outcome.CONFLICT:
-            raise JournalUnreadable(f"the partition does not know of {journey.offset}, which the ledger holds")
-        journey.persisted = journey.offset
+            reason = JournalUnreadable(f"the partition does not know of {offset}, which the ledger holds")
+            await self._look_again_or_freeze(sale_id, journey, reason)
+            return
+        journey.persisted = max(journey.persisted, offset)
         self._passing.at("after_trim")
 
-    def _pause_seconds(self) -> float:
+    def _pause_seconds(self, wrote: bool) -> float:
+        if self._prepared:
+            return 0.0
+        if wrote:
+            return min(BUSY_PAUSE_SECONDS + self._wrote_entries * PAUSE_SECONDS_PER_ENTRY, LIVE_PAUSE_SECONDS_MAX)
         now = time.monotonic()
-        busy = any(self._is_busy(journey, now) for journey in self._journeys.values())
+        busy = any(self._is_busy(journey, now) for journey in self._under_way.values())
         return BUSY_PAUSE_SECONDS if busy else IDLE_PAUSE_SECONDS
 
     async def _sleep(self, seconds: float) -> None:
@@ -259,20 +462,43 @@ class Persister:
     def _observe(self) -> None:
         now = time.monotonic()
         behind = 0
-        for sale_id, journey in self._journeys.items():
-            if self._is_busy(journey, now):
+        for sale_id, journey in self._under_way.items():
+            if self._has_series(sale_id) and self._is_busy(journey, now):
                 metrics.JOURNAL_ENTRIES.labels(sale=sale_id).set(max(journey.sequence - journey.offset, 0))
             behind += max(journey.sequence - journey.offset, 0)
         metrics.PERSISTER_LAG_ENTRIES.set(behind)
-        ages = (journey.behind_seconds(now) for journey in self._journeys.values())
+        ages = (journey.behind_seconds(now) for journey in self._under_way.values())
         metrics.PERSISTER_LAG_SECONDS.set(max(ages, default=0.0))
 
+    def _has_series(self, sale_id: str) -> bool:
+        if len(self._with_series) < JOURNAL_SERIES_MAX:
+            self._with_series.add(sale_id)
+        return sale_id in self._with_series
 
-def first_batch(found: list[tuple[int, bytes]], offset: int, entries_max: int) -> list[tuple[int, bytes]]:
-    """The first of these records that make one transaction; a record is never cut, and one is always taken."""
+
+def first_batch(
+    found: list[tuple[int, bytes]], start: int, entries_max: int, bytes_max: int
+) -> list[tuple[int, bytes]]:
+    """The first of these records that fill a batch which began behind `start`; a record is never cut, and one is
+    always taken.
+    """
     size_bytes = 0
     for taken, (last_sequence, encoded) in enumerate(found, 1):
         size_bytes += len(encoded)
-        if last_sequence - offset >= entries_max or size_bytes >= BATCH_BYTES_MAX:
+        if last_sequence - start >= entries_max or size_bytes >= bytes_max:
             return found[:taken]
     return found
+
+
+async def _fold_record(folding: Folding, record: tuple[int, bytes]) -> None:
+    for _ in folding.add_in_slices(*record):
+        await asyncio.sleep(0)  # the transaction under way, and the worker's other loops, have their turn
+
+
+def _is_full_batch(folding: Folding, entries_max: int) -> bool:
+    return folding.entries >= entries_max or folding.size_bytes >= BATCH_BYTES_MAX
+
+
+def _is_full(group: list[Folding]) -> bool:
+    entries = sum(folding.entries for folding in group)
+    return entries >= GROUP_ENTRIES_MAX or sum(folding.size_bytes for folding in group) >= GROUP_BYTES_MAX

@@ -157,7 +157,8 @@ async def _require_dense_journal(engine: RunningEngine, sale_id: str, sequence: 
 
 async def _require_orders(load: Load) -> None:
     rows = await load.engine.sql(
-        "SELECT digest || '.' || sale_id, status FROM orders JOIN partitions USING (partition_id) WHERE sale_id = $1",
+        "SELECT digest || '.' || sale_id, status FROM order_states JOIN partitions USING (partition_id)"
+        " WHERE sale_id = $1",
         load.sale_id,
     )
     assert len(rows) == len(load.orders)

@@ -58,7 +58,7 @@ async def test_thousands_of_holds_due_at_once_end_between_their_deadline_and_two
     [(count, earliest, latest, due_within)] = await engine.sql(
         "SELECT count(*), min(late), max(late), extract(epoch FROM max(held_until) - min(held_until)) FROM ("
         " SELECT extract(epoch FROM journal.at - held_until) AS late, held_until FROM partitions"
-        " JOIN orders USING (partition_id) JOIN journal"
+        " JOIN order_states AS orders USING (partition_id) JOIN journal"
         " ON journal.partition_id = orders.partition_id AND journal.sequence = orders.changed_sequence"
         " WHERE sale_id = 'due' AND kind = $1 AND status = $2) AS ends",
         EXPIRED_ENTRY,

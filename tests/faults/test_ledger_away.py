@@ -67,7 +67,7 @@ async def test_past_the_backlogs_bound_new_holds_wait_while_payments_and_cancell
 
         report("seconds from its return to the next hold", f"{await eventually(is_taken, 60):.2f}")
         await engine.wait_until_persisted("live")
-        counts = await engine.sql("SELECT status, count(*) FROM orders GROUP BY status")
+        counts = await engine.sql("SELECT status, count(*) FROM order_states GROUP BY status")
         assert dict(map(tuple, counts)) == {HELD: ORDERS_BEFORE + accepted + 1 - 20, SETTLED: 10, CANCELLED: 10}
         assert len(await caller.feed()) == 10
         status, said = await engine.audit()

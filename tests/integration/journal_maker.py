@@ -101,7 +101,7 @@ class JournalMaker:
         """Hold an order, of one unit of SKU `A` unless `lines` says otherwise; its digest."""
         self._orders_made += 1
         name = f"{self.sale_id}/{self._orders_made}".encode()
-        digest = urlsafe_b64encode(blake2b(name, digest_size=16).digest())[:22].decode()
+        digest = urlsafe_b64encode(blake2b(name, digest_size=18).digest()).decode()
         lines = lines or {"A": 1}
         self.orders[digest] = order = OrderRecord(
             RECORD_FORMAT, OrderStatus.HELD, channel, buyer_id, reference, "b" * 16, self.sequence + 1, self.at_ms,

@@ -48,9 +48,10 @@ def a_busy_journal(sale_id: str = "live-1") -> JournalMaker:
 
 async def everything(pool: LedgerPool) -> dict[str, list[tuple]]:
     """All that the ledger holds of its sales, but for when it was written."""
-    tables = ("journal", "orders", "order_lines", "payments", "stock", "feed", "counters", "sales")
+    tables = ("journal", "order_states", "order_lines", "order_changes", "stock", "feed", "counters", "sales")
     found = {
-        table: [tuple(row) for row in await pool.fetch(f"SELECT * FROM {table} ORDER BY 1, 2")] for table in tables
+        table: [tuple(row) for row in await pool.fetch(f"SELECT * FROM {table} AS it ORDER BY it::text")]
+        for table in tables
     }
     found["offset"] = [tuple(row) for row in await pool.fetch("SELECT sale_id, persisted_sequence FROM partitions")]
     return found
@@ -99,7 +100,7 @@ async def test_any_cut_and_any_repeat_of_a_journal_leave_the_same_ledger(writing
             await writer.write("live-1", maker.records[:prefix])
         assert (await writer.write("live-1", maker.records)).entries == 0
         found.append(await everything(writing))
-        tables = "partitions, journal, orders, order_lines, payments, stock, feed, sales"
+        tables = "partitions, journal, orders, order_lines, order_changes, stock, feed, sales"
         await writing.execute(f"TRUNCATE {tables} RESTART IDENTITY")
         await writing.execute("UPDATE counters SET feed_sequence = 0")
     assert all(ledger == found[0] for ledger in found)
@@ -115,7 +116,7 @@ async def test_an_order_changed_twice_in_one_batch_is_one_row_with_both_feed_row
     maker.pay_twice(order, "p-2")
     maker.record()
     await LedgerWriter(writing).write("live-1", maker.records)
-    rows = await writing.fetch("SELECT version, status, payment_id FROM orders")
+    rows = await writing.fetch("SELECT version, status, payment_id FROM order_states")
     assert [tuple(row) for row in rows] == [(3, 2, "p-1")]
     page = await Feed(writing).page("", 10)
     documents = [msgspec.json.decode(row) for row in page.rows]

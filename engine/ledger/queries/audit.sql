@@ -9,7 +9,7 @@ SELECT definition::text AS definition, status, version FROM sales WHERE partitio
 
 -- name: journal
 -- Every entry of a partition behind a sequence number, in order.
-SELECT sequence, epoch, (extract(epoch FROM at) * 1000)::bigint AS at_ms, kind, order_digest, entry FROM journal
+SELECT sequence, epoch, (extract(epoch FROM at) * 1000)::bigint AS at_ms, kind, entry FROM journal
 WHERE partition_id = $1 AND sequence > $2 ORDER BY sequence;
 
 -- name: stock
@@ -23,7 +23,7 @@ SELECT sequence, digest, version, status, changed_sequence, discount_minor, frei
        buyer_id, currency, reference, payment_id, (extract(epoch FROM created_at) * 1000)::bigint AS created_at_ms,
        (extract(epoch FROM held_until) * 1000)::bigint AS held_until_ms,
        (extract(epoch FROM settled_at) * 1000)::bigint AS settled_at_ms
-FROM orders WHERE partition_id = $1 ORDER BY sequence;
+FROM order_states WHERE partition_id = $1 ORDER BY sequence;
 
 -- name: order_lines
 -- The lines of a partition's orders, in their order.

@@ -1,11 +1,13 @@
 -- name: select
 -- Orders with their sale; the conditions, the order and the limit come behind it.
 SELECT orders.*, partitions.sale_id, sales.definition -> 'labels' #>> '{}' AS labels
-FROM orders JOIN partitions USING (partition_id) LEFT JOIN sales ON sales.partition_id = orders.partition_id;
+FROM order_states AS orders
+JOIN partitions USING (partition_id) LEFT JOIN sales ON sales.partition_id = orders.partition_id;
 
 -- name: if_digest
--- Of one order id: its digest; the sale comes with if_partition.
-orders.digest = {};
+-- Of one order id: its digest, by its number (search_keys.py) in any era; the sale comes with if_partition.
+orders.digest_key = ANY (ARRAY(SELECT era << 32 | {}::bigint FROM order_eras, generate_series(1, last_value) AS era))
+    AND orders.digest = {};
 
 -- name: if_partition
 -- Of one sale.
@@ -17,27 +19,40 @@ orders.channel = {};
 
 -- name: if_buyer_id
 -- Of one buyer's pseudonym, in whichever channel.
-orders.buyer_id = {};
+orders.buyer_key = ANY (ARRAY(SELECT era << 32 | {}::bigint FROM order_eras, generate_series(1, last_value) AS era))
+    AND orders.buyer_id = {};
 
 -- name: if_reference
 -- With the caller's own order number.
-orders.reference = {};
+orders.reference_key = ANY (ARRAY(SELECT era << 32 | {}::bigint FROM order_eras, generate_series(1, last_value) AS era))
+    AND orders.reference = {};
 
 -- name: if_status
--- In one state. No index holds it: a change of state would have to write to it.
+-- In one state. No index holds it: each change would have to write to it.
 orders.status = {};
+
+-- name: if_held_somewhere
+-- Of a sale that has units held: the others' orders have ended, all of them, and need no look at each.
+orders.partition_id IN (SELECT partition_id FROM stock WHERE held > 0);
 
 -- name: if_due_for_refund
 -- With a payment that is due for refund, which is how the few orders in the state refund_due are found.
-(orders.partition_id, orders.sequence) IN (SELECT partition_id, order_sequence FROM payments WHERE fate <> 1);
+(orders.partition_id, orders.sequence) IN (SELECT partition_id, order_sequence FROM order_changes WHERE fate <> 1);
 
 -- name: if_payment_id
 -- With this payment, be it the settling one, a late one or a duplicate.
-(orders.partition_id, orders.sequence) IN (SELECT partition_id, order_sequence FROM payments WHERE payment_id = {});
+(orders.partition_id, orders.sequence) IN (
+    SELECT partition_id, order_sequence FROM order_changes
+    WHERE payment_key = ANY (ARRAY(SELECT era << 32 | {}::bigint FROM order_eras, generate_series(1, last_value) AS era))
+        AND payment_id = {}
+);
 
 -- name: if_sku
 -- With a line of this SKU.
-(orders.partition_id, orders.sequence) IN (SELECT partition_id, order_sequence FROM order_lines WHERE sku = {});
+(orders.partition_id, orders.sequence) IN (
+    SELECT partition_id, order_sequence FROM order_lines
+    WHERE era = ANY (ARRAY(SELECT generate_series(1, last_value::integer) FROM order_eras)) AND sku = {}
+);
 
 -- name: if_before_in_partition
 -- Behind a cursor, within one sale.

@@ -1,14 +1,19 @@
 """The ledger: every journal entry, and sales, orders, stock and the feed derived from them.
 
-What an index costs was weighed against COPY: an order is inserted once, at its hold, and changed once or twice.
+What each row and index costs was weighed against COPY: the large tables only ever grow.
 
+* An order is written once, at its hold, and never changed: each later change is a row of `order_changes` (with the
+  payment, where it was one). An UPDATE costs several times such a row, writes to each index again where its page has no
+  room, and leaves a dead row behind. What an order is now, the view `order_states` says.
 * An order's key is (partition_id, sequence), the hold's own sequence number, which every later entry of the order
-  carries. It grows, so its index is written at the right edge only, and an update needs no look-up by a random digest.
-* No column that a settlement changes is indexed, and the pages of `orders` keep room (fillfactor), so that a change is
-  a heap-only update that leaves all indexes alone. Searching by status therefore walks newest-first; the rare
-  `refund_due` is found through its payment.
-* Nothing is declared a foreign key: the only writer is the persister, which writes both sides in one transaction and
-  counts what it changed; the audit recomputes the rest.
+  carries. It grows, so its index is written at the right edge only.
+* Digests, buyers and payments come in no order at all, and an index of them costs ever more to write as it grows beyond
+  the memory. So orders are found by a number (search_keys.py): the upper half is an *era*, which goes up by one with
+  about 130,000 orders, so that what is written stays within the newest era's few megabytes of an index; who searches
+  asks for each era there was.
+* No status is indexed: searching by it walks newest-first; the rare `refund_due` is found through its payment.
+* Nothing is declared a foreign key: the only writer is the persister, which writes all sides in one transaction; the
+  audit recomputes the rest.
 """
 
 from alembic import op
@@ -39,7 +44,6 @@ CREATE TABLE journal (
     epoch        bigint NOT NULL,
     at           timestamptz NOT NULL,
     kind         smallint NOT NULL,
-    order_digest text COLLATE "C",
     entry        bytea NOT NULL,
     PRIMARY KEY (partition_id, sequence)
 );
@@ -59,36 +63,38 @@ CREATE TABLE sales (
     changed_sequence bigint NOT NULL
 );
 
+CREATE SEQUENCE order_eras AS integer;
+SELECT setval('order_eras', 1);
+COMMENT ON SEQUENCE order_eras IS 'Its last value is the newest era: rows of orders have 1 to that.';
+
 CREATE TABLE orders (
-    partition_id     integer NOT NULL,
-    sequence         bigint NOT NULL,
-    version          integer NOT NULL CHECK (version >= 1),
-    status           smallint NOT NULL CHECK (status BETWEEN 1 AND 5),
-    changed_sequence bigint NOT NULL,
-    discount_minor   bigint NOT NULL,
-    freight_minor    bigint NOT NULL,
-    amount_minor     bigint NOT NULL,
-    created_at       timestamptz NOT NULL,
-    held_until       timestamptz NOT NULL,
-    settled_at       timestamptz,
-    digest           text COLLATE "C" NOT NULL,
-    channel          text COLLATE "C" NOT NULL,
-    buyer_id         text COLLATE "C" NOT NULL,
-    currency         text COLLATE "C" NOT NULL,
-    reference        text COLLATE "C",
-    payment_id       text COLLATE "C",
+    partition_id   integer NOT NULL,
+    sequence       bigint NOT NULL,
+    discount_minor bigint NOT NULL,
+    freight_minor  bigint NOT NULL,
+    amount_minor   bigint NOT NULL,
+    created_at     timestamptz NOT NULL,
+    held_until     timestamptz NOT NULL,
+    digest_key     bigint NOT NULL,
+    buyer_key      bigint NOT NULL,
+    reference_key  bigint,
+    digest         text COLLATE "C" NOT NULL,
+    buyer_id       text COLLATE "C" NOT NULL,
+    channel        text COLLATE "C" NOT NULL,
+    currency       text COLLATE "C" NOT NULL,
+    reference      text COLLATE "C",
     PRIMARY KEY (partition_id, sequence)
-) WITH (fillfactor = 60);
+);
+COMMENT ON TABLE orders IS 'What an order has from its hold and keeps for good.';
 COMMENT ON COLUMN orders.sequence IS 'The hold''s sequence number in its partition.';
-COMMENT ON COLUMN orders.changed_sequence IS 'Where in the journal the whole order as of its last change stands.';
-COMMENT ON COLUMN orders.payment_id IS 'The payment that settled it.';
-CREATE UNIQUE INDEX orders_by_digest ON orders (digest, partition_id);
-CREATE INDEX orders_by_buyer ON orders (buyer_id);
-CREATE INDEX orders_by_reference ON orders (reference) WHERE reference IS NOT NULL;
+CREATE INDEX orders_by_digest ON orders (digest_key);
+CREATE INDEX orders_by_buyer ON orders (buyer_key);
+CREATE INDEX orders_by_reference ON orders (reference_key) WHERE reference_key IS NOT NULL;
 CREATE INDEX orders_by_creation ON orders (created_at);
 
 CREATE TABLE order_lines (
     partition_id     integer NOT NULL,
+    era              integer NOT NULL,
     order_sequence   bigint NOT NULL,
     position         smallint NOT NULL,
     quantity         integer NOT NULL,
@@ -99,23 +105,50 @@ CREATE TABLE order_lines (
     outer_code       text,
     PRIMARY KEY (partition_id, order_sequence, position)
 );
-CREATE INDEX order_lines_by_sku ON order_lines (sku);
+CREATE INDEX order_lines_by_sku ON order_lines (era, sku);
 
-CREATE TABLE payments (
+CREATE TABLE order_changes (
     partition_id   integer NOT NULL,
     order_sequence bigint NOT NULL,
+    version        integer NOT NULL CHECK (version >= 2),
     sequence       bigint NOT NULL,
-    amount_minor   bigint NOT NULL,
-    fate           smallint NOT NULL CHECK (fate BETWEEN 1 AND 3),
+    status         smallint NOT NULL CHECK (status BETWEEN 1 AND 5),
     at             timestamptz NOT NULL,
-    payment_id     text COLLATE "C" NOT NULL,
-    currency       text COLLATE "C" NOT NULL,
-    PRIMARY KEY (partition_id, order_sequence, sequence)
+    fate           smallint CHECK (fate BETWEEN 1 AND 3),
+    amount_minor   bigint,
+    payment_key    bigint,
+    currency       text COLLATE "C",
+    payment_id     text COLLATE "C",
+    PRIMARY KEY (partition_id, order_sequence, version),
+    CHECK ((fate IS NULL) = (payment_id IS NULL))
 );
-COMMENT ON TABLE payments IS 'Every payment that was reported, also those that came too late or twice.';
-COMMENT ON COLUMN payments.sequence IS 'The sequence number of the entry that recorded it.';
-CREATE INDEX payments_by_payment_id ON payments (payment_id);
-CREATE INDEX payments_due_for_refund ON payments (partition_id, order_sequence) WHERE fate <> 1;
+COMMENT ON TABLE order_changes IS 'Every change of an order after its hold, with the payment that it recorded.';
+COMMENT ON COLUMN order_changes.sequence IS 'The entry''s number: there the journal has the whole order as of then.';
+COMMENT ON COLUMN order_changes.status IS 'What the order became.';
+CREATE INDEX order_changes_by_payment ON order_changes (payment_key) WHERE payment_key IS NOT NULL;
+CREATE INDEX order_changes_due_for_refund ON order_changes (partition_id, order_sequence) WHERE fate <> 1;
+
+CREATE VIEW payments AS
+SELECT partition_id, order_sequence, sequence, amount_minor, fate, at, payment_id, currency
+FROM order_changes WHERE payment_id IS NOT NULL;
+COMMENT ON VIEW payments IS 'Every payment that was reported, also those that came too late or twice.';
+
+CREATE VIEW order_states AS
+SELECT orders.*, coalesce(latest.version, 1) AS version, coalesce(latest.status, 1::smallint) AS status,
+       coalesce(latest.sequence, orders.sequence) AS changed_sequence, settling.at AS settled_at,
+       CASE latest.status WHEN 2 THEN settling.payment_id END AS payment_id
+FROM orders
+LEFT JOIN LATERAL (
+    SELECT version, status, sequence FROM order_changes AS changes
+    WHERE changes.partition_id = orders.partition_id AND changes.order_sequence = orders.sequence
+    ORDER BY version DESC LIMIT 1
+) AS latest ON true
+LEFT JOIN LATERAL (
+    SELECT at, payment_id FROM order_changes AS changes
+    WHERE changes.partition_id = orders.partition_id AND changes.order_sequence = orders.sequence AND fate = 1
+    ORDER BY version LIMIT 1
+) AS settling ON latest.version IS NOT NULL;
+COMMENT ON VIEW order_states IS 'Orders as of their last change.';
 
 CREATE TABLE stock (
     partition_id integer NOT NULL,
@@ -142,7 +175,7 @@ CREATE TABLE feed (
     row           text NOT NULL
 );
 COMMENT ON COLUMN feed.row IS 'The finished JSON document: the whole order as of that change.';
-CREATE INDEX feed_by_change ON feed (change, feed_sequence);
+CREATE INDEX feed_by_change ON feed (change, feed_sequence) WHERE change <> 'settled';
 
 CREATE TABLE counters (
     only_row      boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -167,7 +200,7 @@ INSERT INTO settings (name, value) VALUES
 """
 
 TABLES = (
-    "settings", "acknowledgements", "counters", "feed", "stock", "payments", "order_lines", "orders", "sales",
+    "settings", "acknowledgements", "counters", "feed", "stock", "order_changes", "order_lines", "orders", "sales",
     "journal", "partitions",
 )  # fmt: skip
 
@@ -181,4 +214,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop them, with everything in them."""
+    op.execute("DROP VIEW order_states, payments")
     op.execute("DROP TABLE " + ", ".join(TABLES))
+    op.execute("DROP SEQUENCE order_eras")

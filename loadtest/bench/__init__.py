@@ -1,0 +1,1 @@
+"""The benchmark: one machine, one run, everything interleaved; see loadtest/README.md."""
