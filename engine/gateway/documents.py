@@ -1,13 +1,18 @@
 """What the gateway takes in query strings and gives in answers, as types; the OpenAPI document describes these.
 
-The order is rendered by the domain's `order_document`; a test holds that and this against each other.
+The order is rendered by the domain's `order_document`, but for one that has just been held: that is rendered from the
+request, because the partition does not send back what it was sent. Tests hold the two against each other.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from engine.domain.identifiers import IDEMPOTENCY_KEY_PATTERN, Channel, Name
+from engine.domain.identifiers import IDEMPOTENCY_KEY_PATTERN, Channel, Name, OrderId
+from engine.domain.money import split_by_value
+from engine.domain.orders import HoldRequest, rfc3339
 
 StatusWord = Literal["held", "settled", "cancelled", "expired", "refund_due"]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
@@ -28,7 +33,7 @@ class AvailabilityQuery(Struct, frozen=True):
     channel: Channel | UnsetType = UNSET
 
 
-class OrderLineDocument(Struct, forbid_unknown_fields=True):
+class OrderLineDocument(Struct, forbid_unknown_fields=True, gc=False):
     """One line of an order."""
 
     line_id: str
@@ -39,7 +44,7 @@ class OrderLineDocument(Struct, forbid_unknown_fields=True):
     """The line's share of the lines less the discount."""
 
 
-class OrderDocument(Struct, forbid_unknown_fields=True):
+class OrderDocument(Struct, forbid_unknown_fields=True, gc=False):
     """An order as a checkout sees it."""
 
     order_id: str
@@ -56,6 +61,46 @@ class OrderDocument(Struct, forbid_unknown_fields=True):
     held_until: Time
     sequence: int
     """The hold's sequence number in its sale."""
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def held_document(order_id: OrderId, request: HoldRequest, detail: Sequence[Any]) -> bytes:
+    """The JSON document of an order that `request` has just made; `detail` is what came with DONE of its hold."""
+    sequence, held_until_ms, amount_minor, currency, unit_prices_minor = detail
+    return _encode(
+        OrderDocument(
+            f"{order_id.digest}.{order_id.sale_id}",
+            order_id.sale_id,
+            request.buyer_id,
+            request.channel,
+            None if request.reference is UNSET else request.reference,
+            "held",
+            _held_lines(request, unit_prices_minor),
+            request.discount_minor,
+            request.freight_minor,
+            amount_minor,
+            currency,
+            rfc3339(held_until_ms),
+            sequence,
+        )
+    )
+
+
+def _held_lines(request: HoldRequest, unit_prices_minor: Sequence[int]) -> list[OrderLineDocument]:
+    if len(request.lines) == 1:  # nearly all carts in a flash sale: what is split over one line is all its own
+        (line,), (price_minor,) = request.lines, unit_prices_minor
+        line_id = "1" if line.line_id is UNSET else line.line_id
+        paid_minor = line.quantity * price_minor - request.discount_minor
+        return [OrderLineDocument(line_id, line.sku, line.quantity, price_minor, paid_minor)]
+    priced = list(zip(request.numbered_lines(), unit_prices_minor, strict=True))
+    values_minor = [quantity * price_minor for (_, _, quantity), price_minor in priced]
+    shares_minor = split_by_value(values_minor, sum(values_minor) - request.discount_minor)
+    return [
+        OrderLineDocument(*line, price_minor, paid_minor)
+        for (line, price_minor), paid_minor in zip(priced, shares_minor, strict=True)
+    ]
 
 
 class OrdersDocument(Struct, forbid_unknown_fields=True):

@@ -10,10 +10,10 @@ from engine.domain.commands import Cancel, Command, GetAvailability, GetOrder, H
 from engine.domain.identifiers import OrderId
 from engine.domain.orders import HoldRequest, SettleRequest, order_document, rfc3339
 from engine.domain.outcomes import RECORDED_REFUSALS, Outcome
-from engine.gateway.documents import AvailabilityQuery, BuyerOrdersQuery
-from engine.observability.metrics import HOLD_SECONDS
+from engine.gateway.documents import AvailabilityQuery, BuyerOrdersQuery, held_document
+from engine.observability.metrics import HOLD_SECONDS_BUFFER
 from engine.partition.codec import Reply
-from engine.web.answers import REPLAYED, Answer, Header, json_answer
+from engine.web.answers import JSON, REPLAYED, Answer, Header, json_answer
 from engine.web.problems import FieldError, Problem, refusal
 from engine.web.routes import Call
 
@@ -50,9 +50,9 @@ class OrderHandlers:
         request: HoldRequest = call.body
         order_id = OrderId.of(call.path["sale_id"], request.channel, request.buyer_id, call.idempotency_key)
         reply = await self._ask(order_id.sale_id, Hold.of(order_id, request))
-        HOLD_SECONDS.observe(time.perf_counter() - call.arrived)
+        HOLD_SECONDS_BUFFER.observe(time.perf_counter() - call.arrived)
         if reply.outcome is Outcome.DONE:
-            return json_answer(201, order_document(order_id, reply.order()))
+            return Answer(201, held_document(order_id, request, reply.detail), (("Content-Type", JSON),))
         if reply.outcome is Outcome.REPEATED:
             return json_answer(200, order_document(order_id, reply.order()), _REPLAYED)
         return refusal(reply.outcome, reply.detail)
@@ -89,7 +89,9 @@ class OrderHandlers:
                 return json_answer(200, {"orders": []})
             found = [(order_id.digest, reply.order())] if reply.outcome is Outcome.DONE else []
         else:
-            reply = await self._ask(sale_id, ListBuyerOrders(query.channel, query.buyer_id))
+            reply = await self._ask(
+                sale_id, ListBuyerOrders(OrderId.buyer_part_of(sale_id, query.channel, query.buyer_id))
+            )
             found = reply.buyer_orders() if reply.outcome is Outcome.DONE else []
         if reply.outcome is not Outcome.DONE:
             return refusal(reply.outcome, reply.detail)

@@ -10,6 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client import generate_latest as _generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from engine.observability.aggregates import CountBuffer, HistogramBuffer
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -30,8 +32,18 @@ HOLD_SECONDS = Histogram(
     "miaocang_hold_seconds", "From a hold's arrival at the gateway to its outcome.", buckets=_LATENCY_SECONDS
 )
 REFUSALS = Counter("miaocang_refusals", "Business refusals, by code.", ["code"])
+HOLD_SECONDS_BUFFER = HistogramBuffer(HOLD_SECONDS)
+"""Where holds are observed: there are tens of thousands a second."""
+REFUSALS_BUFFER = CountBuffer(REFUSALS)
+"""Where holds' refusals are counted, likewise."""
 IN_FLIGHT = Gauge(
     "miaocang_http_requests_in_flight", "Requests being answered.", ["interface"], multiprocess_mode="livesum"
+)
+FAST_LANE_REQUESTS = Counter(
+    "miaocang_fast_lane_requests", "Requests answered on the fast lane, by who answered (hot, general).", ["by"]
+)
+FAST_LANE_HANDOVERS = Counter(
+    "miaocang_fast_lane_handovers", "Connections that left the fast lane for the general server, by reason.", ["reason"]
 )
 
 BATCH_COMMANDS = Histogram(

@@ -12,16 +12,20 @@ from engine.web.problems import Code, Problem
 Headers = Callable[[str], Sequence[str]]
 """All values of a header by its name (in any case), in the order of arrival; empty where it is absent."""
 
-_REQUEST_ID = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,1022}[\x21-\x7e])?\Z")
+REQUEST_ID_LENGTH_MAX = 1024
+_REQUEST_ID = re.compile(rf"[\x21-\x7e]([\x20-\x7e]{{0,{REQUEST_ID_LENGTH_MAX - 2}}}[\x21-\x7e])?\Z")
 _CONTENT_LENGTH = re.compile(r"[0-9]{1,18}\Z")
 
 
 def request_id_of(headers: Headers) -> str:
     """The caller's X-Request-Id if it can be one (1 to 1024 printable ASCII characters, given once), else a new one."""
     given = headers("X-Request-Id")
-    if len(given) == 1 and _REQUEST_ID.match(given[0]):
-        return given[0]
-    return new_request_id()
+    return given[0] if is_request_id(given) else new_request_id()
+
+
+def is_request_id(given: Sequence[str]) -> bool:
+    """Whether all the values that were given as X-Request-Id are one that can be one."""
+    return len(given) == 1 and _REQUEST_ID.match(given[0]) is not None
 
 
 def new_request_id() -> str:

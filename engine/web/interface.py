@@ -68,7 +68,7 @@ class Interface:
         self.name = name
         self.routes = routes
         self.body_bytes_max = body_bytes_max
-        self._principal = principal
+        self.principal = principal
 
     def admit(self, method: str, target: str, headers: Headers) -> Admission:
         """Look at a request's head: who calls what, and is its body worth reading?"""
@@ -85,7 +85,7 @@ class Interface:
 
     def _caller(self, headers: Headers) -> Principal | None:
         key = bearer_key_of(headers)
-        return self._principal(key) if key is not None else None
+        return self.principal(key) if key is not None else None
 
     def _refuse_head(
         self, match: Match | None, route: Route | None, principal: Principal | None, headers: Headers

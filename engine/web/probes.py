@@ -8,6 +8,7 @@ import structlog
 from msgspec import Struct
 
 from engine.domain.errors import MiaocangError
+from engine.observability.aggregates import flush_buffers
 from engine.observability.metrics import CONTENT_TYPE, exposition
 from engine.web.answers import JSON, Answer, json_answer
 from engine.web.problems import Code, Problem
@@ -69,6 +70,7 @@ class Probes:
 
     async def read_metrics(self, _call: Call) -> Answer | Problem:
         """All metrics of this engine's processes in Prometheus' text format."""
+        flush_buffers()
         text = await asyncio.to_thread(exposition)  # it reads a file for each process
         return Answer(200, text, (("Content-Type", CONTENT_TYPE),))
 

@@ -13,22 +13,23 @@ import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
+from prometheus_client import Counter, Histogram
 
 from engine.observability.metrics import IN_FLIGHT, REQUEST_SECONDS, REQUESTS
 from engine.web.answers import Answer, finished_headers, problem_answer
+from engine.web.bounds import (
+    BODY_SECONDS_MAX,
+    HEADER_BYTES_MAX,
+    HEADERS_MAX,
+    IDLE_SECONDS_MAX,
+    LINE_BYTES_MAX,
+    LINGER_SECONDS_MAX,
+)
+from engine.web.fast_lane import HotHandler, Lane, LaneBounds
+from engine.web.fast_lane_connection import LaneConnection
 from engine.web.headers import Headers, new_request_id
 from engine.web.interface import UNMATCHED_ROUTE, BodyOrProblem, Interface
 from engine.web.problems import INTERNAL, Code, Problem
-
-BODY_SECONDS_MAX = 10.0
-"""A body that takes longer is taken for cut off."""
-IDLE_SECONDS_MAX = 75.0
-"""How long a connection may be silent, or take over a request's head: longer than a reverse proxy's usual 60."""
-LINGER_SECONDS_MAX = 2.0
-"""How long the rest of a refused body is read and thrown away, so that its sender gets to see the answer."""
-LINE_BYTES_MAX = 8190
-HEADER_BYTES_MAX = 8190
-HEADERS_MAX = 100
 
 _log = structlog.get_logger(__name__)
 
@@ -37,18 +38,36 @@ class Service:
     """One interface as it is served by this process, with what is in flight."""
 
     def __init__(
-        self, interface: Interface, draining: asyncio.Event, body_seconds_max: float = BODY_SECONDS_MAX
+        self,
+        interface: Interface,
+        draining: asyncio.Event,
+        body_seconds_max: float = BODY_SECONDS_MAX,
+        hot: HotHandler | None = None,
+        lane_bounds: LaneBounds | None = None,
     ) -> None:
-        """`draining` is shared with whatever tells the world that no more is to be sent here."""
-        self._body_seconds_max = body_seconds_max
+        """`draining` is shared with whatever tells the world that no more is to be sent here.
+
+        With a handler for the hot request, connections start on the fast lane, within `lane_bounds`.
+        """
         self.interface = interface
         self.draining = draining
-        self.in_flight = 0
+        self._body_seconds_max = body_seconds_max
+        self._hot = hot
+        self._lane_bounds = lane_bounds or LaneBounds(body_seconds_max=body_seconds_max)
+        self._lane: Lane | None = None
+        self._general_in_flight = 0
+        self._metrics: dict[tuple[str, int, str], tuple[Counter, Histogram]] = {}
+        """By route, status and code: looking them up by their labels costs more than counting."""
         self._in_flight_metric = IN_FLIGHT.labels(interface.name)
 
+    @property
+    def in_flight(self) -> int:
+        """Requests being answered, or read."""
+        return self._general_in_flight + (self._lane.unfinished_count() if self._lane is not None else 0)
+
     def make_server(self) -> "Server":
-        """A factory of connections' protocols, to be given to the event loop. Call it within the loop."""
-        return Server(
+        """A factory of connections' protocols, to be given to the event loop. Call it within the loop, once."""
+        server = Server(
             self,
             access_log=None,
             auto_decompress=False,
@@ -58,15 +77,19 @@ class Service:
             max_field_size=HEADER_BYTES_MAX,
             max_headers=HEADERS_MAX,
         )
+        if self._hot is not None:
+            self._lane = Lane(self.interface, self._hot, self.draining, server, self._lane_bounds)
+            server.lane = self._lane
+        return server
 
     async def respond(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        self.in_flight += 1
+        self._general_in_flight += 1
         self._in_flight_metric.inc()
         try:
             return await self._respond(request)
         finally:
-            self.in_flight -= 1
+            self._general_in_flight -= 1
             self._in_flight_metric.dec()
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -75,7 +98,7 @@ class Service:
         if answer is None:
             body = await self._read_body(request)
             answer = await self.interface.answer(admission, body)
-        self._measure(admission.route_name, answer, admission.arrived)
+        self.measure(admission.route_name, answer, admission.arrived)
         return self.response(answer, admission.request_id)
 
     async def _read_body(self, request: web.BaseRequest) -> BodyOrProblem:
@@ -100,9 +123,20 @@ class Service:
                 return self.interface.too_large()
         return bytes(body)
 
-    def _measure(self, route: str, answer: Answer, arrived: float) -> None:
-        REQUESTS.labels(self.interface.name, route, str(answer.status), answer.code).inc()
-        REQUEST_SECONDS.labels(self.interface.name, route).observe(time.perf_counter() - arrived)
+    def measure(self, route: str, answer: Answer, arrived: float) -> None:
+        """Count an answer."""
+        kind = (route, answer.status, answer.code)
+        metrics = self._metrics.get(kind)
+        if metrics is None:
+            name = self.interface.name
+            metrics = (
+                REQUESTS.labels(name, route, str(answer.status), answer.code),
+                REQUEST_SECONDS.labels(name, route),
+            )
+            self._metrics[kind] = metrics
+        requests, seconds = metrics
+        requests.inc()
+        seconds.observe(time.perf_counter() - arrived)
 
     def response(self, answer: Answer, request_id: str) -> web.Response:
         """The answer as aiohttp sends it."""
@@ -115,13 +149,13 @@ class Service:
     def unreadable(self, reason: str) -> web.Response:
         """The answer to bytes that are no HTTP request, after which the connection ends."""
         answer = problem_answer(Problem(Code.MALFORMED, f"This is no HTTP request that can be read: {reason}."))
-        self._measure(UNMATCHED_ROUTE, answer, time.perf_counter())
+        self.measure(UNMATCHED_ROUTE, answer, time.perf_counter())
         return self.response(answer._replace(close=True), new_request_id())
 
     def defect(self) -> web.Response:
         """The answer where the server itself failed."""
         answer = problem_answer(INTERNAL, close=True)
-        self._measure(UNMATCHED_ROUTE, answer, time.perf_counter())
+        self.measure(UNMATCHED_ROUTE, answer, time.perf_counter())
         return self.response(answer, new_request_id())
 
 
@@ -135,15 +169,45 @@ class BodyCutOff(Exception):
 
 
 class Server(web.Server):
-    """aiohttp's server, with our own connections."""
+    """aiohttp's server, with our own connections, and with the fast lane before it, if there is one."""
 
     def __init__(self, service: Service, **options: Any) -> None:
         super().__init__(service.respond, **options)
         self.service = service
+        self.lane: Lane | None = None
         self._options = options
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> asyncio.Protocol:  # type: ignore[override]  # the lane's is none of aiohttp's
+        return LaneConnection(self.lane) if self.lane is not None else self.make_connection()
+
+    def make_connection(self) -> "Connection":
+        """A protocol for one connection that is not on the lane, or not any more."""
         return Connection(self, loop=asyncio.get_running_loop(), **self._options)
+
+    def connection_count(self) -> int:
+        """How many connections are not on the lane."""
+        return len(self._connections)
+
+    def measure(self, route: str, answer: Answer, arrived: float) -> None:
+        """Count an answer that was given on the lane."""
+        self.service.measure(route, answer, arrived)
+
+    @property
+    def connections(self) -> list[Any]:
+        """All that are open."""
+        return [*super().connections, *(self.lane.connections if self.lane is not None else ())]
+
+    def pre_shutdown(self) -> None:
+        """Close the connections that have no request in flight."""
+        super().pre_shutdown()
+        if self.lane is not None:
+            self.lane.close_idle()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Close what is left, within `timeout` seconds."""
+        await super().shutdown(timeout)
+        if self.lane is not None:
+            await self.lane.end(timeout or 0.0)
 
 
 class Connection(RequestHandler):
@@ -154,6 +218,7 @@ class Connection(RequestHandler):
         self._service = server.service
         self._last_body: StreamReader | None = None
         self._answered_count = 0
+        self._has_ended = False
 
     def handle_error(
         self,
@@ -183,16 +248,22 @@ class Connection(RequestHandler):
         """The other side will send no more: what it has asked is answered all the same, then the connection ends."""
         if self._request_count == self._answered_count:
             return False
+        self._has_ended = True
         self._end_last_body("it was cut off")
-        self.close()
         return True
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """As aiohttp has it, counted."""
+        """As aiohttp has it, counted; the last answer after the other side's end is the connection's end too.
+
+        Closing earlier would leave requests unanswered that wait for their turn, or have yet to be read.
+        """
         self._answered_count += 1
-        return await super().finish_response(request, resp, start_time)
+        finished = await super().finish_response(request, resp, start_time)
+        if self._has_ended and self._request_count == self._answered_count:
+            self.close()
+        return finished
 
     def _end_last_body(self, reason: str) -> None:
         """Only the last body that has begun can be unfinished: requests come one after the other."""
