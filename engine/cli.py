@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
@@ -56,7 +59,8 @@ def up(
     gateways: Annotated[int, typer.Option(min=1, max=64, help="Gateway processes that share the port.")] = 1,
 ) -> None:
     """Run the whole engine in the foreground until SIGTERM or SIGINT, which drain it."""
-    from engine.runtime.supervisor import Supervisor, UpOptions
+    with importing():
+        from engine.runtime.supervisor import Supervisor, UpOptions
 
     options = UpOptions(host, gateway_port, backoffice_port, gateways)
 
@@ -170,13 +174,26 @@ def prepare(data_dir: DataDir = None) -> None:
 
 @app.command(hidden=True)
 def gateway(
-    host: Host = "127.0.0.1", port: Port = 8080, ready_fd: ReadyDescriptor = None, data_dir: DataDir = None
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    ready_fd: ReadyDescriptor = None,
+    listen_fd: Annotated[
+        list[int] | None, typer.Option("--listen-fd", help="Listening socket to use in place of host and port.")
+    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Run one gateway."""
     settings = _start_process("gateway", data_dir)
-    from engine.gateway.process import serve
+    with importing():
+        from engine.gateway.process import serve
+        from engine.web.serving import Slot
 
-    serve(settings, host, port, _ready_reporter(ready_fd))
+    pipe = ReadyPipe(ready_fd)
+    listeners = tuple(socket.socket(fileno=descriptor) for descriptor in listen_fd or [])
+    if listeners:
+        serve(settings, host, port, pipe.report, slot=Slot(listeners, pipe.close))
+    else:
+        serve(settings, host, port, pipe.report_and_close)
 
 
 @app.command(hidden=True)
@@ -185,22 +202,39 @@ def backoffice(
 ) -> None:
     """Run the back office."""
     settings = _start_process("backoffice", data_dir)
-    from engine.backoffice.process import serve
+    with importing():
+        from engine.backoffice.process import serve
 
-    serve(settings, host, port, _ready_reporter(ready_fd))
+    serve(settings, host, port, ReadyPipe(ready_fd).report_and_close)
 
 
 @app.command(hidden=True)
 def worker(ready_fd: ReadyDescriptor = None, data_dir: DataDir = None) -> None:
     """Run the loops beside: persist, sweep, guard, schedule."""
     settings = _start_process("worker", data_dir)
-    from engine.worker.process import serve
+    with importing():
+        from engine.worker.process import serve
 
-    serve(settings, _ready_reporter(ready_fd))
+    serve(settings, ReadyPipe(ready_fd).report_and_close)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While modules are imported nothing is garbage: looking for it would cost a fifth of a start.
+
+    What was imported is never looked through again, which a process that serves is spared for all its life.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _start_process(process: str, data_dir: Path | None) -> Settings:
-    from engine.observability.logging import configure_logging
+    with importing():
+        from engine.observability.logging import configure_logging
 
     settings = read_settings(data_dir)
     configure_logging(settings, process)
@@ -222,15 +256,27 @@ def _migrate(settings: Settings) -> None:
         _end(_one_line(error))
 
 
-def _ready_reporter(descriptor: int | None) -> Callable[[], None]:
-    """What a process calls when it can serve: tells the supervisor, if there is one."""
+class ReadyPipe:
+    """The line to the supervisor, if there is one: a byte says "I serve", its end "somebody else should"."""
 
-    def report() -> None:
-        if descriptor is not None:
-            os.write(descriptor, b"1")
-            os.close(descriptor)
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
 
-    return report
+    def report(self) -> None:
+        """Say that this process can serve."""
+        if self._descriptor is not None:
+            os.write(self._descriptor, b"1")
+
+    def close(self) -> None:
+        """Say that this process is about to end, or has no more to say."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def report_and_close(self) -> None:
+        """Say that this process can serve, and no more: its end will be noticed without a word."""
+        self.report()
+        self.close()
 
 
 def _open_directory(data_dir: Path | None) -> DataDirectory:

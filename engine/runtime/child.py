@@ -20,6 +20,9 @@ from pathlib import Path
 from engine.runtime.log_file import open_log
 
 PR_SET_PDEATHSIG = 1
+BEHIND_BUYERS_NICENESS = 5
+"""Of the ledger's processes: when the processors are full, a third of the share of those that buyers wait for. The
+journal is on disk by then, so that nobody waits for the ledger; and it gets enough not to fall behind for long."""
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded here: between fork and exec as little as possible may happen
 
 
@@ -34,6 +37,11 @@ class ChildPlan:
     `is_ready(pid)` is asked until it says yes; where it is None the child says so itself, by a byte on the descriptor
     given as `--ready-fd`. `stop_signals` are sent one after the other, each with a share of the time that is left, and
     SIGKILL comes last. `death_signal` is what the kernel sends when the supervisor is no more.
+
+    A process with a `slot` (descriptors of listening sockets, which it inherits) may be replaced while it serves: by
+    closing the pipe it asks for that, and `leave_signals` tell it that its successor serves.
+
+    `niceness` is added to the supervisor's own, where others are to have the processor first.
     """
 
     kind: str
@@ -45,9 +53,12 @@ class ChildPlan:
     ready_seconds: float = 60.0
     stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
     death_signal: signal.Signals = signal.SIGKILL
+    slot: tuple[int, ...] = ()
+    leave_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
+    niceness: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunningChild:
     """A started process and, for one that reports by itself, the reading end of its ready pipe."""
 
@@ -76,15 +87,17 @@ async def start_child(plan: ChildPlan) -> RunningChild:
     try:
         log_descriptor = open_log(plan.log_path)
         argv = plan.argv if ready_write is None else (*plan.argv, "--ready-fd", str(ready_write))
+        for listening in plan.slot:
+            argv = (*argv, "--listen-fd", str(listening))
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=DEVNULL,
             stdout=log_descriptor,
             stderr=log_descriptor,
             env=dict(plan.environment),
-            pass_fds=() if ready_write is None else (ready_write,),
+            pass_fds=plan.slot if ready_write is None else (*plan.slot, ready_write),
             start_new_session=True,
-            preexec_fn=die_with_parent(plan.death_signal),
+            preexec_fn=die_with_parent(plan.death_signal, plan.niceness),
         )
     except BaseException:
         if ready_read is not None:
@@ -98,7 +111,7 @@ async def start_child(plan: ChildPlan) -> RunningChild:
 
 
 async def wait_for_ready_byte(descriptor: int) -> bool:
-    """True once the child has written its byte; False if it ended or closed the pipe without."""
+    """True once the child has written its byte; False if it ended or closed the pipe: at first, or afterwards."""
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
     loop.add_reader(descriptor, lambda: None if readable.done() else readable.set_result(None))
@@ -109,7 +122,7 @@ async def wait_for_ready_byte(descriptor: int) -> bool:
     return os.read(descriptor, 1) != b""
 
 
-def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
+def die_with_parent(death_signal: signal.Signals, niceness: int = 0) -> Callable[[], None]:
     """What a forked child does before it becomes its program: ask to be sent `death_signal` when this process ends."""
     parent_pid = os.getpid()
 
@@ -117,5 +130,7 @@ def die_with_parent(death_signal: signal.Signals) -> Callable[[], None]:
         _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
         if os.getppid() != parent_pid:  # it ended before the line above: the kernel will not tell us any more
             os._exit(1)
+        if niceness:
+            os.nice(niceness)
 
     return arrange

@@ -9,7 +9,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from engine.runtime.child import ChildPlan, die_with_parent
+from engine.runtime.child import BEHIND_BUYERS_NICENESS, ChildPlan, die_with_parent
 from engine.runtime.data_directory import DataDirectory
 from engine.runtime.process_identity import (
     ProcessIdentity,
@@ -104,6 +104,7 @@ async def plan_postgres(directory: DataDirectory, port: int, password: str) -> C
         ready_seconds=RECOVERY_SECONDS_MAX,
         stop_signals=(signal.SIGINT, signal.SIGQUIT),  # a fast end with a checkpoint; else at once, and recover later
         death_signal=signal.SIGQUIT,
+        niceness=BEHIND_BUYERS_NICENESS,
     )
 
 

@@ -1,16 +1,20 @@
-"""Choose ports, and make sure that two engines never share one unawares.
+"""Choose ports, hold listening sockets, and make sure that two engines never share a port unawares.
 
-Gateways share their port by SO_REUSEPORT, and the kernel lets *any* process of the same user join such a port: a second
-engine would silently take half the orders of the first. So a port is first taken without SO_REUSEPORT, which fails if
-anybody at all listens there, and then kept by a socket that is bound and never listens, which gets no connections.
+Each gateway has a slot: sockets of its own on the common port, shared by SO_REUSEPORT, so that the kernel spreads
+connections over the slots. The supervisor opens them and its gateways inherit them: what waits to be accepted in a slot
+outlives the process that should have accepted it. The kernel lets *any* process of the same user join such a port: a
+second engine would silently take half the orders of the first. So a port is first taken without SO_REUSEPORT, which
+fails if anybody at all listens there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,8 @@ PORT_RETRY_SECONDS = 3.0  # the processes of an engine that was just killed may 
 PORT_RETRY_INTERVAL_SECONDS = 0.1
 FREE_PORT_TRIES = 200
 LOWEST_PICKED_PORT = 10_000
+QUEUE_CONNECTIONS = 4096  # that may wait in a slot to be accepted: at "the link is up" they all come in one second
+NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # a name's address of a kind that this machine does not have
 
 
 def pick_free_port(host: str = "127.0.0.1") -> int:
@@ -68,30 +74,45 @@ async def require_free_port(host: str, port: int, option: str) -> None:
             return
 
 
-def hold_shared_port(host: str, port: int) -> socket.socket:
-    """Keep a port for processes that share it by SO_REUSEPORT; close the socket to let it go.
+Slot = tuple[socket.socket, ...]
+"""One gateway's sockets: one for each address that the host has here, mostly one."""
+
+
+def bind_slots(host: str, port: int, count: int) -> list[Slot]:
+    """Bind the sockets of `count` slots. They hold the port, and get no connections before `listen_in` them.
 
     Raises: OSError.
     """
     try:
-        return _bind_shared(host, port, reuse_address=False)
+        return [_bind_slot(host, port, reuse_address=False) for _ in range(count)]
     except OSError:
         # Connections of an earlier server that did not share the port may linger for a minute; only SO_REUSEADDR passes
-        # over them. It holds the port less firmly: another engine's first look would not notice the placeholder.
-        return _bind_shared(host, port, reuse_address=True)
+        # over them. It holds the port less firmly: until somebody listens, another engine would not notice.
+        return [_bind_slot(host, port, reuse_address=True) for _ in range(count)]
 
 
-def _bind_shared(host: str, port: int, *, reuse_address: bool) -> socket.socket:
-    family, address = _address(host, port)
-    placeholder = socket.socket(family, socket.SOCK_STREAM)
+def listen_in(slots: Iterable[Slot]) -> None:
+    """Let connections wait in these slots from now on. Raises: OSError."""
+    for listener in (listener for slot in slots for listener in slot):
+        # inherited by what is accepted, which lingers for a minute: the next engine's first look has to pass over it
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.listen(QUEUE_CONNECTIONS)
+
+
+def _bind_slot(host: str, port: int, *, reuse_address: bool) -> Slot:
+    listeners: list[socket.socket] = []
     try:
-        placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse_address))
-        placeholder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        placeholder.bind(address)
+        for family, address in _addresses(host, port):
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listeners.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse_address))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            _bind(listener, address)
     except BaseException:
-        placeholder.close()
+        for listener in listeners:
+            listener.close()
         raise
-    return placeholder
+    return tuple(listeners)
 
 
 def url_for(host: str, port: int) -> str:
@@ -101,18 +122,39 @@ def url_for(host: str, port: int) -> str:
 
 
 def _listen_alone(host: str, port: int) -> None:
-    family, address = _address(host, port)
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do; it passes over connections in TIME_WAIT but not over anybody who listens.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(address)
-        probe.listen(1)
+    for family, address in _addresses(host, port):
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As servers do; it passes over connections in TIME_WAIT but not over anybody who listens.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            _bind(probe, address)
+            probe.listen(1)
 
 
-def _address(host: str, port: int) -> tuple[int, Any]:
+def _bind(listener: socket.socket, address: Any) -> None:
+    if listener.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the other kind has a socket of its own
+    listener.bind(address)
+
+
+def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
+    """Every address of the host that this machine can listen on; where there is none, those that it cannot.
+
+    Raises: OSError, if the host has no address at all.
+    """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = found[0]
-    return family, address
+    addresses: list[tuple[int, Any]] = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    return [(family, address) for family, address in addresses if _is_here(family, address)] or addresses
+
+
+def _is_here(family: int, address: Any) -> bool:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            _bind(probe, (address[0], 0, *address[2:]))
+    except OSError as error:
+        if error.errno in NOT_HERE:
+            return False
+        raise
+    return True
 
 
 def _lowest_outgoing_port() -> int:

@@ -2,6 +2,9 @@
 
 Order of start: Redis and PostgreSQL, the ledger's migrations, then the processes that serve. Order of the end: gateways
 and back office, which answer what is in flight; the worker, which carries the journal's rest to the ledger; the stores.
+
+A gateway inherits the listening sockets of its slot, so that nobody who waits to be accepted notices whose turn it is.
+SIGTERM to a gateway, and SIGHUP to the supervisor for all of them one by one, put a successor in its place first.
 """
 
 from __future__ import annotations
@@ -10,16 +13,16 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
-from prometheus_client.multiprocess import mark_process_dead
 
-from engine.runtime.child import ChildPlan, die_with_parent
+from engine.domain.errors import LedgerUnavailable
+from engine.ledger.migrate import is_at_head
+from engine.runtime.child import BEHIND_BUYERS_NICENESS, ChildPlan, die_with_parent
 from engine.runtime.data_directory import (
     DataDirectory,
     clear_last_run,
@@ -30,7 +33,7 @@ from engine.runtime.data_directory import (
 from engine.runtime.endpoints import Endpoints, Processes, write_endpoints
 from engine.runtime.keeper import Keeper
 from engine.runtime.log_file import cut_log_if_large
-from engine.runtime.ports import hold_shared_port, pick_free_port, require_free_port, url_for
+from engine.runtime.ports import Slot, bind_slots, listen_in, pick_free_port, require_free_port, url_for
 from engine.runtime.process_identity import ProcessIdentity, send_signal, wait_until_gone
 from engine.runtime.refusals import StartRefused
 from engine.runtime.secrets_file import Secrets, read_or_make_secrets
@@ -63,17 +66,34 @@ class UpOptions:
     gateways: int = 1
 
 
+def has_terminal() -> bool:
+    """Whether this process' session has a terminal. One that was closed is no longer there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 @dataclass
 class _Signals:
-    """What SIGTERM, SIGINT and SIGHUP ask for: the first to stop, a second one to hurry."""
+    """What signals ask for: the first SIGTERM or SIGINT to stop, a second one to hurry; SIGHUP, other gateways."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     hasten: asyncio.Event = field(default_factory=asyncio.Event)
+    replace: asyncio.Event = field(default_factory=asyncio.Event)
+    had_terminal: bool = field(default_factory=has_terminal)
 
     def receive(self) -> None:
         if self.stop.is_set():
             self.hasten.set()
         self.stop.set()
+
+    def receive_hang_up(self) -> None:
+        if self.had_terminal and not has_terminal():
+            self.receive()  # the terminal was closed, which is what the signal was made for
+        else:
+            self.replace.set()
 
 
 class Supervisor:
@@ -90,7 +110,7 @@ class Supervisor:
         self._keeping: set[asyncio.Task[None]] = set()
         self._identities: set[ProcessIdentity] = set()
         self._endpoints: Endpoints | None = None
-        self._placeholder: socket.socket | None = None
+        self._slots: list[Slot] = []
         self._unwritten = False
         self._last_trouble = ""
 
@@ -99,8 +119,10 @@ class Supervisor:
 
         Raises: StartRefused, with nothing left running.
         """
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self._signals.receive)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signals.receive)
+        loop.add_signal_handler(signal.SIGHUP, self._signals.receive_hang_up)
         directory = open_data_directory(self._settings.data_dir)
         lock = lock_data_directory(directory)
         try:
@@ -118,7 +140,8 @@ class Supervisor:
         starting = asyncio.create_task(self._start(directory))
         stopping = asyncio.create_task(self._signals.stop.wait())
         keeping_house = asyncio.create_task(self._keep_house(directory))
-        running: set[asyncio.Task[None]] = {starting, keeping_house}
+        replacing = asyncio.create_task(self._replace_when_asked())
+        running: set[asyncio.Task[None]] = {starting, keeping_house, replacing}
         try:
             while not stopping.done():
                 done, _ = await asyncio.wait(
@@ -130,9 +153,10 @@ class Supervisor:
                     task.result()
                     running.discard(task)
         finally:
-            for task in (starting, stopping, keeping_house):
+            ours = (starting, stopping, keeping_house, replacing)
+            for task in ours:
                 task.cancel()
-            await asyncio.gather(starting, stopping, keeping_house, return_exceptions=True)
+            await asyncio.gather(*ours, return_exceptions=True)
 
     async def _start(self, directory: DataDirectory) -> None:
         options = self._options
@@ -146,15 +170,22 @@ class Supervisor:
         await self._bring_up([plan for plan in (stores.redis, stores.postgres) if plan], directory)
         await self._migrate(directory, stores)
         ports = {"gateway": gateway_port, "backoffice": backoffice_port}
-        kinds = ["worker", "backoffice", *["gateway"] * options.gateways]
-        await self._bring_up([self._plan(kind, directory, stores, ports.get(kind)) for kind in kinds], directory)
+        listen_in(self._slots)
+        await self._bring_up(
+            [
+                self._plan("worker", directory, stores),
+                self._plan("backoffice", directory, stores, backoffice_port),
+                *(self._plan("gateway", directory, stores, gateway_port, slot) for slot in self._slots),
+            ],
+            directory,
+        )
         self._announce(directory, stores, secrets, ports)
 
     async def _take_gateway_port(self) -> int:
         host, port = self._options.host, self._options.gateway_port
         port = port or pick_free_port(host)
         await require_free_port(host, port, "--gateway-port")
-        self._placeholder = hold_shared_port(host, port)
+        self._slots = bind_slots(host, port, self._options.gateways)
         return port
 
     async def _bring_up(self, plans: Iterable[ChildPlan], directory: DataDirectory) -> None:
@@ -165,13 +196,20 @@ class Supervisor:
         for keeper in fresh:
             await keeper.ready.wait()
 
-    def _plan(self, kind: str, directory: DataDirectory, stores: Stores, port: int | None) -> ChildPlan:
+    def _plan(
+        self, kind: str, directory: DataDirectory, stores: Stores, port: int | None = None, slot: Slot = ()
+    ) -> ChildPlan:
         listen = () if port is None else ("--host", self._options.host, "--port", str(port))
         return ChildPlan(
             kind=kind,
             argv=(*self._commands[kind], *listen),
             environment=self._environment(kind, directory, stores),
             log_path=directory.log / f"{kind}.log",
+            # to a process that can be replaced SIGTERM says that it is, and SIGINT that its accepting is over
+            stop_signals=(signal.SIGINT,) if slot else (signal.SIGTERM,),
+            leave_signals=(signal.SIGTERM, signal.SIGINT),
+            slot=tuple(listener.fileno() for listener in slot),
+            niceness=BEHIND_BUYERS_NICENESS if kind == "worker" else 0,
         )
 
     def _environment(self, kind: str, directory: DataDirectory, stores: Stores) -> dict[str, str]:
@@ -188,6 +226,10 @@ class Supervisor:
 
     async def _migrate(self, directory: DataDirectory, stores: Stores) -> None:
         """Bring the ledger's tables to this version. Raises: StartRefused, with the migration's own last line."""
+        # a process for it costs a third of a second, and there is seldom anything to do; if it cannot be told, it tells
+        with contextlib.suppress(LedgerUnavailable):
+            if await is_at_head(stores.database_url):
+                return
         process = await asyncio.create_subprocess_exec(
             *self._commands["migrate"],
             stdin=asyncio.subprocess.DEVNULL,
@@ -224,10 +266,24 @@ class Supervisor:
         write_endpoints(directory.endpoints, self._endpoints)
         print(f"ready gateway={self._endpoints.gateway_url} backoffice={self._endpoints.backoffice_url}", flush=True)
 
+    async def _replace_when_asked(self) -> None:
+        """Replace every gateway, one after the other, each time that SIGHUP asks for it."""
+        while True:
+            await self._signals.replace.wait()
+            self._signals.replace.clear()
+            if self._endpoints is None:
+                continue  # they are being started: there are no older ones
+            for keeper in [keeper for keeper in self._keepers if keeper.plan.slot]:
+                if not await keeper.replace():
+                    _say("a gateway's successor does not become ready; the other gateways stay as they are")
+                    break
+
     def _on_replaced(self, directory: DataDirectory) -> None:
         """Tell the world, and a run after this one, which processes there are now."""
-        now = {keeper.identity for keeper in self._keepers if keeper.identity}
+        now = {identity for keeper in self._keepers for identity in keeper.identities}
         for gone in self._identities - now:
+            from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 - no start waits for it
+
             # Its gauges would be shown for ever; counters and histograms stay, because what they counted has happened.
             mark_process_dead(gone.pid, str(directory.metrics))  # type: ignore[no-untyped-call]
         self._identities = now
@@ -272,13 +328,13 @@ class Supervisor:
     async def _stop_everything(self) -> None:
         """Serving processes first, then the worker, then the stores; never raises for a process that will not end."""
         started_at = time.monotonic()
+        for listener in (listener for slot in self._slots for listener in slot):
+            listener.close()  # with the gateways' own, the port is closed
         serving_seconds = self._settings.drain_seconds * SERVING_SHARE_OF_DRAIN + 0.2
         await self._stop_kinds({"gateway", "backoffice"}, serving_seconds)
         left_seconds = self._settings.drain_seconds - (time.monotonic() - started_at) - STORES_STOP_SECONDS
         await self._stop_kinds({"worker"}, max(left_seconds, WORKER_DRAIN_SECONDS_MIN))
         await self._stop_kinds({"redis", "postgres"}, STORES_STOP_SECONDS)
-        if self._placeholder is not None:
-            self._placeholder.close()
 
     async def _stop_kinds(self, kinds: set[str], timeout_seconds: float) -> None:
         keepers = [keeper for keeper in self._keepers if keeper.plan.kind in kinds]

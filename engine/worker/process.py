@@ -20,6 +20,7 @@ from engine.worker.loops import keep_running
 from engine.worker.observe import StockObserver
 from engine.worker.persist import WRITERS_MAX, Persister
 from engine.worker.retire import Retirer
+from engine.worker.roll import Roll
 from engine.worker.schedule import Scheduler
 from engine.worker.sweep import Sweeper
 
@@ -72,14 +73,15 @@ async def run_loops(
     """
     writing, reading = pools
     points = passing(settings.crash_at)
-    persister = Persister(partitions, LedgerWriter(writing, points), settings, points)
-    guard = Guard(partitions, reading, settings)
+    roll = Roll(partitions)
+    persister = Persister(partitions, LedgerWriter(writing, points), settings, points, roll)
+    guard = Guard(partitions, reading, settings, roll)
     loops: dict[str, Callable[[], Awaitable[None]]] = {
         "guard": guard.run,
-        "sweep": Sweeper(partitions, settings).run,
-        "schedule": Scheduler(partitions).run,
-        "retire": Retirer(partitions, reading, settings).run,
-        "observe": StockObserver(partitions).run,
+        "sweep": Sweeper(partitions, settings, roll).run,
+        "schedule": Scheduler(partitions, roll).run,
+        "retire": Retirer(partitions, reading, settings, roll).run,
+        "observe": StockObserver(partitions, roll).run,
         "ready": lambda: _report_ready(guard, on_ready),
     }
     persisting = asyncio.create_task(keep_running("persist", persister.run), name="persist")

@@ -10,6 +10,7 @@ from engine.ledger.sales import retire
 from engine.partition.glance import Glance, Schedule
 from engine.partition.partitions import Partitions
 from engine.settings import Settings
+from engine.worker.roll import Roll
 
 INTERVAL_SECONDS = 30.0
 MARGIN_MS = 60_000
@@ -26,8 +27,9 @@ class Retirer:
     without an open hold nothing can expire. The script that deletes looks again all the same.
     """
 
-    def __init__(self, partitions: Partitions, pool: LedgerPool, settings: Settings) -> None:
+    def __init__(self, partitions: Partitions, pool: LedgerPool, settings: Settings, roll: Roll | None = None) -> None:
         self._partitions = partitions
+        self._roll = roll or Roll(partitions)
         self._glance = Glance(partitions.connections)
         self._pool = pool
         self._retention_ms = int(settings.order_retention_hours * MS_PER_HOUR)
@@ -44,7 +46,7 @@ class Retirer:
 
     async def look(self) -> None:
         """Retire every sale whose time has come."""
-        sale_ids = [sale_id for sale_id in await self._partitions.sale_ids() if sale_id not in self._retired]
+        sale_ids = [sale_id for sale_id in await self._roll.names() if sale_id not in self._retired]
         schedules = await self._glance.schedules(sale_ids)
         self._retired.update(sale_id for sale_id, schedule in schedules.items() if schedule.retired)
         now_ms = await self._glance.now_ms()

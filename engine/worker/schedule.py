@@ -4,7 +4,6 @@ Every batch that reaches a partition applies the schedule first, so this decides
 """
 
 import asyncio
-import time
 
 import structlog
 
@@ -12,11 +11,10 @@ from engine.domain.commands import ApplySchedule
 from engine.domain.errors import OutcomeUnknown, PartitionUnavailable
 from engine.partition.glance import Glance, Schedule
 from engine.partition.partitions import Partitions
+from engine.worker.roll import Roll
 
 INTERVAL_SECONDS = 0.25
-LOOK_AT_ENDED_SECONDS = 15.0
-"""How often closed and deleted sales are looked at, which are ever more: only a deleted one can come back."""
-ENDED = frozenset({"closed", "deleted", ""})
+OVER = frozenset({"closed", "deleted", ""})
 
 log = structlog.get_logger(__name__)
 
@@ -24,11 +22,10 @@ log = structlog.get_logger(__name__)
 class Scheduler:
     """Looks at the sales that may still open or close."""
 
-    def __init__(self, partitions: Partitions) -> None:
+    def __init__(self, partitions: Partitions, roll: Roll | None = None) -> None:
         self._partitions = partitions
+        self._roll = roll or Roll(partitions)
         self._glance = Glance(partitions.connections)
-        self._ended: set[str] = set()
-        self._looked_at_ended_at = float("-inf")
 
     async def run(self) -> None:
         """Watch the clock for as long as the worker lives; while Redis is away it tries again."""
@@ -41,14 +38,8 @@ class Scheduler:
 
     async def look(self) -> None:
         """Give a batch to every partition whose time has come."""
-        if time.monotonic() - self._looked_at_ended_at >= LOOK_AT_ENDED_SECONDS:
-            self._looked_at_ended_at = time.monotonic()
-            self._ended.clear()
-        sale_ids = [sale_id for sale_id in await self._partitions.sale_ids() if sale_id not in self._ended]
-        schedules = await self._glance.schedules(sale_ids)
+        schedules = await self._glance.schedules(await self._roll.lively())
         now_ms = await self._glance.now_ms()
-        # a name is registered a moment before its partition is made, so an empty status ends nothing yet
-        self._ended.update(name for name, schedule in schedules.items() if schedule.status in ENDED - {""})
         due = [sale_id for sale_id, schedule in schedules.items() if is_due(schedule, now_ms)]
         await asyncio.gather(*(self._apply(sale_id) for sale_id in due))
 
@@ -62,5 +53,5 @@ class Scheduler:
 def is_due(schedule: Schedule, now_ms: int) -> bool:
     """Whether the sale should have opened or closed by now, and has not."""
     opens = schedule.status == "draft" and 0 < schedule.opens_at_ms <= now_ms
-    closes = schedule.status not in ENDED and 0 < schedule.closes_at_ms <= now_ms
+    closes = schedule.status not in OVER and 0 < schedule.closes_at_ms <= now_ms
     return opens or closes

@@ -1,20 +1,32 @@
-"""The sweeper: gives holds back whose deadline has passed, within a second or so of it (contract §6.3)."""
+"""The sweeper: gives holds back whose deadline has passed, within a second or so of it (contract §6.3).
+
+When a hundred thousand are due at once, buyers must not wait for them. Redis does one thing at a time, so each call is
+short; there is one at a time, so that whatever buyers have sent meanwhile has its turn before the next; and they go no
+faster than is promised with something to spare, which leaves Redis to buyers in between. Only where that rate is not
+reached, because Redis or this process is slow, do calls grow, up to a bound.
+"""
 
 import asyncio
 
 import structlog
 
-from engine.domain.commands import EXPIRE_ORDERS_MAX, Expire
+from engine.domain.commands import Expire
 from engine.domain.errors import OutcomeUnknown, PartitionUnavailable
 from engine.domain.outcomes import Outcome
 from engine.observability import metrics
 from engine.partition.glance import Glance
 from engine.partition.partitions import Partitions
 from engine.settings import Settings
+from engine.worker.roll import Roll
 
-CALLS_PER_LOOK_MAX = 40
-"""Calls to one partition before all are looked at again, so that none waits for another's twenty thousand holds."""
-PARTITIONS_AT_ONCE_MAX = 16
+HOLDS_PER_CALL_MIN = 100
+HOLDS_PER_CALL_MAX = 250
+"""A buyer's request may come just behind a call and waits for it: some milliseconds."""
+CALLS_AT_ONCE_MAX = 1
+HOLDS_A_SECOND_MAX = 30_000
+"""In all partitions together; twenty thousand are promised."""
+CALLS_PER_LOOK_MAX = 200
+"""Calls to one partition before all are looked at again; those that are due take turns, call by call."""
 
 log = structlog.get_logger(__name__)
 
@@ -22,11 +34,13 @@ log = structlog.get_logger(__name__)
 class Sweeper:
     """Looks for due holds in all partitions at a fixed interval, and expires them in calls of bounded size."""
 
-    def __init__(self, partitions: Partitions, settings: Settings) -> None:
+    def __init__(self, partitions: Partitions, settings: Settings, roll: Roll | None = None) -> None:
         self._partitions = partitions
+        self._roll = roll or Roll(partitions)
         self._glance = Glance(partitions.connections)
         self._interval_seconds = settings.sweep_interval_seconds
-        self._at_once = asyncio.Semaphore(PARTITIONS_AT_ONCE_MAX)
+        self._holds_per_call = HOLDS_PER_CALL_MIN
+        self._turns = asyncio.Semaphore(CALLS_AT_ONCE_MAX)
 
     async def run(self) -> None:
         """Sweep for as long as the worker lives; while Redis is away it tries again."""
@@ -40,7 +54,7 @@ class Sweeper:
 
     async def look(self) -> bool:
         """Expire what is due now. Whether a partition had more than one look's share of it."""
-        deadlines = await self._glance.earliest_deadlines(await self._partitions.sale_ids())
+        deadlines = await self._glance.earliest_deadlines(await self._roll.lively())
         now_ms = await self._glance.now_ms()
         due = {sale_id: deadline for sale_id, deadline in deadlines.items() if deadline <= now_ms}
         for deadline in due.values():
@@ -49,18 +63,29 @@ class Sweeper:
 
     async def _expire(self, sale_id: str) -> bool:
         """Expire one partition's due holds. Whether some are left for the next look."""
-        async with self._at_once:
-            for _ in range(CALLS_PER_LOOK_MAX):
-                try:
-                    (reply,) = await self._partitions.submit(sale_id, Expire(EXPIRE_ORDERS_MAX))
-                except (PartitionUnavailable, OutcomeUnknown) as error:
-                    log.info("sweep_put_off", sale_id=sale_id, reason=str(error))
-                    return False
-                if reply.outcome is not Outcome.DONE:
-                    return False
-                expired, more = reply.detail
-                metrics.EXPIRED_HOLDS.inc(expired)
-                if not more:
-                    return False
+        for _ in range(CALLS_PER_LOOK_MAX):
+            try:
+                more = await self._expire_some(sale_id)
+            except (PartitionUnavailable, OutcomeUnknown) as error:
+                log.info("sweep_put_off", sale_id=sale_id, reason=str(error))
+                return False
+            if not more:
+                return False
         metrics.BOUND_REACHED.labels(bound="sweep_calls_per_look").inc()
         return True
+
+    async def _expire_some(self, sale_id: str) -> bool:
+        """One call, and the pause behind it that the rate asks for. Whether more is due."""
+        clock = asyncio.get_running_loop()
+        async with self._turns:
+            began_at = clock.time()
+            (reply,) = await self._partitions.submit(sale_id, Expire(self._holds_per_call))
+            if reply.outcome is not Outcome.DONE:
+                return False
+            expired, more = reply.detail
+            metrics.EXPIRED_HOLDS.inc(expired)
+            if more:
+                fitting = round((clock.time() - began_at) * HOLDS_A_SECOND_MAX)  # in the time that a call takes
+                self._holds_per_call = min(max(fitting, HOLDS_PER_CALL_MIN), HOLDS_PER_CALL_MAX)
+                await asyncio.sleep(began_at + expired / HOLDS_A_SECOND_MAX - clock.time())
+            return bool(more)

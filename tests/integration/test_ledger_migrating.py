@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from engine.domain.errors import LedgerUnavailable
-from engine.ledger.migrate import head_version, upgrade, version
+from engine.ledger.migrate import head_version, is_at_head, upgrade, version
 
 
 @pytest.fixture
@@ -29,6 +29,12 @@ async def test_three_processes_that_migrate_at_once_all_find_it_done(empty_url: 
     assert await version(connection) == head_version()
     assert await connection.fetchval("SELECT count(*) FROM counters") == 1
     await connection.close()
+
+
+async def test_it_can_be_told_without_a_migration_that_none_is_needed(empty_url: str) -> None:
+    assert not await is_at_head(empty_url)
+    await upgrade(empty_url)
+    assert await is_at_head(empty_url)
 
 
 async def test_a_ledger_of_a_newer_version_is_refused(empty_url: str) -> None:

@@ -17,7 +17,7 @@ import asyncpg
 import pytest
 import redis
 
-from engine.runtime.ports import hold_shared_port, is_port_free, pick_free_port
+from engine.runtime.ports import bind_slots, is_port_free, listen_in, pick_free_port
 from engine.runtime.process_identity import ProcessIdentity, identify, is_alive
 
 ENGINE = Path(__file__).with_name("stand_in_engine.py")
@@ -211,17 +211,30 @@ def test_a_port_in_use_ends_the_start_with_one_line(start_engine: Callable[..., 
     assert f"--{option.replace('_', '-')}" in said
 
 
-def test_the_placeholder_keeps_the_port_from_others_and_lets_gateways_in() -> None:
+def test_slots_keep_the_port_from_others_and_get_connections_only_once_they_listen() -> None:
     port = pick_free_port()
-    placeholder = hold_shared_port("127.0.0.1", port)
+    slots = bind_slots("127.0.0.1", port, 2)
+    listeners = [listener for slot in slots for listener in slot]
     try:
         assert not is_port_free("127.0.0.1", port)
-        with socket.create_server(("127.0.0.1", port), reuse_port=True) as gateway:
-            for _ in range(20):  # none of them may land at the placeholder, which would never answer
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                gateway.accept()[0].close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=1)
+        listen_in(slots[:1])
+        assert not is_port_free("127.0.0.1", port)
+        for _ in range(20):  # none of them may land in the other slot, which would never answer
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            listeners[0].accept()[0].close()
+        listen_in(slots[1:])
+        connections = [socket.create_connection(("127.0.0.1", port), timeout=1) for _ in range(40)]
+        for listener in listeners:
+            listener.settimeout(1)
+            listener.accept()[0].close()  # the kernel spreads them: that one gets none of 40 will not be seen
+        for connection in connections:
+            connection.close()
     finally:
-        placeholder.close()
+        for listener in listeners:
+            listener.close()
+    assert is_port_free("127.0.0.1", port), "what lingers of the connections must not keep the next engine out"
 
 
 def test_a_process_that_cannot_start_ends_the_engine_with_its_last_words(
