@@ -6,6 +6,8 @@
 #   make test                format, lint, types, tests
 #   make test ARGS='-k name' only some of the tests
 #   make lint                format, lint, types
+#   make loadtest            people in a live (Locust): burst, report, audit; ARGS='--shape live --minutes 5'
+#   make bench               the benchmark with its baselines, half an hour; ARGS=--quick for two minutes
 #   make clean               removes what was built and .venv; leaves your data in ./var
 
 SHELL := /bin/sh
@@ -15,7 +17,7 @@ STAMP := $(VENV)/.set-up
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test lint loadtest bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -37,6 +39,13 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/pytest $(ARGS)
+
+loadtest: $(STAMP)
+	@$(BIN)/python -m loadtest.live $(ARGS)
+
+bench: $(STAMP)
+	@bash scripts/set_up_bench.sh $(BIN)/python
+	@$(BIN)/python -m loadtest.bench $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -55,5 +55,5 @@ if ! "$venv/bin/python" -c "$supported; import pip" 2>/dev/null; then
     make_venv "$python"
 fi
 echo "set-up: installing packages" >&2
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[embedded,test]'
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[embedded,test,load]'
 bash scripts/provide_redis.sh "$venv/bin/python"

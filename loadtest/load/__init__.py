@@ -1,0 +1,1 @@
+"""Generators of load that are cheap enough to be trusted, and the bytes that they send."""
