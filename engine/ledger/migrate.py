@@ -17,6 +17,8 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 CONNECT_TIMEOUT_SECONDS = 10.0
 MIGRATION_TIMEOUT_SECONDS = 600.0
 """How long another process' migration, or one's own, may take."""
+OLDEST_VERSION = "v0002"
+"""What came before cannot be taken over: its order ids have another length."""
 _ADVISORY_LOCK = 0x6D69616F63616E67  # "miaocang"; any number that nobody else uses
 
 
@@ -46,7 +48,8 @@ async def is_at_head(database_url: str) -> bool:
 async def upgrade(database_url: str) -> None:
     """Bring the schema to `head_version()`; two processes that do so at once are safe, and one of them waits.
 
-    Raises: LedgerUnavailable where PostgreSQL cannot be asked, or holds a ledger of a newer version.
+    Raises: LedgerUnavailable where PostgreSQL cannot be asked, or holds a ledger of a newer version, or of one that
+    cannot be taken over.
     """
     with ledger_errors():
         connection = await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_SECONDS)
@@ -58,6 +61,10 @@ async def upgrade(database_url: str) -> None:
                 found = await version(connection)
                 if found is not None and found > head_version():
                     raise LedgerUnavailable(f"the ledger is of version {found}, newer than {head_version()} here")
+                if found is not None and found < OLDEST_VERSION:
+                    raise LedgerUnavailable(
+                        f"the ledger is of version {found}, which cannot be taken over: begin with an empty one"
+                    )
                 if found != head_version():
                     await asyncio.to_thread(_run_alembic, database_url)
         finally:

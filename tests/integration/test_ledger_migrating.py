@@ -46,6 +46,15 @@ async def test_a_ledger_of_a_newer_version_is_refused(empty_url: str) -> None:
         await upgrade(empty_url)
 
 
+async def test_a_ledger_that_cannot_be_taken_over_is_refused_and_left_alone(empty_url: str) -> None:
+    await upgrade(empty_url)
+    connection = await asyncpg.connect(empty_url)
+    await connection.execute("UPDATE alembic_version SET version_num = 'v0001'")
+    await connection.close()
+    with pytest.raises(LedgerUnavailable, match="cannot be taken over"):
+        await upgrade(empty_url)
+
+
 async def test_an_absent_server_is_said_to_be_unavailable() -> None:
     with pytest.raises(LedgerUnavailable, match="PostgreSQL"):
         await upgrade("postgresql://nobody:nothing@127.0.0.1:1/none")

@@ -12,13 +12,14 @@ What each row and index costs was weighed against COPY: the large tables only ev
   about 130,000 orders, so that what is written stays within the newest era's few megabytes of an index; who searches
   asks for each era there was.
 * No status is indexed: searching by it walks newest-first; the rare `refund_due` is found through its payment.
+* It follows no version: v0001 was never released, and its order ids have another length (migrate.OLDEST_VERSION).
 * Nothing is declared a foreign key: the only writer is the persister, which writes all sides in one transaction; the
   audit recomputes the rest.
 """
 
 from alembic import op
 
-revision = "v0001"
+revision = "v0002"
 down_revision = None
 branch_labels = None
 depends_on = None
