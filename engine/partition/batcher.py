@@ -272,7 +272,9 @@ class Batcher:
             if isinstance(outcome, Reply):
                 self._to_tell.extend(zip(checks.told, checks.answer(outcome, on_verdict), strict=True))
             else:
-                self._to_tell.extend((told, outcome) for told in checks.told)
+                # where one buyer's row cannot be read, only that buyer's hold is to fail: each by itself
+                answer = None if isinstance(outcome, ScriptFailed) else outcome
+                self._to_tell.extend((told, answer) for told in checks.told)
 
         question = checks.question()
         return _Request((question,), checks.deadline, len(question.wanted), on_reply)
@@ -300,8 +302,7 @@ class Batcher:
             else:
                 # one caller's request must not touch another's: each by itself, so that only the one to blame fails
                 metrics.CALL_RETRIES.labels(cause="script_failed").inc()
-                for request in batch:
-                    await self._apply([request])
+                await self._apply_each(batch)
         except MiaocangError as error:
             self._fail(batch, error)
         except BaseException as error:
@@ -309,6 +310,14 @@ class Batcher:
             raise
         else:
             self._answer(batch, replies, asked_at)
+
+    async def _apply_each(self, batch: list[_Request]) -> None:
+        left = deque(batch)
+        try:
+            while left:
+                await self._apply([left.popleft()])
+        finally:
+            self._fail(list(left), PartitionUnavailable("the calls before this one ended early"))
 
     def _answer(self, batch: list[_Request], replies: Replies, asked_at: float) -> None:
         first = 0

@@ -153,7 +153,7 @@ class Keeper:
         self._on_replaced()
 
     def _forget(self, child: RunningChild) -> None:
-        del self._leaving[child]
+        self._leaving.pop(child, None)
         self._identities.pop(child, None)
         child.close()
 

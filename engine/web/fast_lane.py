@@ -111,7 +111,6 @@ class Lane:
         self.is_draining = draining.is_set
         self.requests_in_flight_max = bounds.requests_in_flight_max
         self.request_ids = RequestIds()
-        self.overloaded_body = orjson.dumps(_overloaded("requests in flight in this process").document())
         self._general = general
         self._hot_match = interface.routes.match(tuple(HOT_ROUTE.split("/")[1:]))
         self._connections: set[BoundedConnection] = set()
@@ -181,6 +180,19 @@ class Lane:
         task = self.loop.create_task(self._answer_generally(connection, head, headers, body, arrived))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def answer_overloaded(
+        self, connection: LaneConnection, head: Head, headers: Headers, body: bytes, arrived: float
+    ) -> None:
+        """Answer the request in flight, which is one too many: that it is, unless something else is wrong with it."""
+        BOUND_REACHED.labels("lane_requests_in_flight").inc()
+        admission = self.interface.admit(head.method, head.target, headers)
+        answer = admission.refused or self.interface.check(admission, body)
+        if answer is None:
+            answer = problem_answer(_overloaded("requests in flight in this process"))
+        FAST_LANE_REQUESTS.labels("general").inc()
+        self._general.measure(admission.route_name, answer, arrived)
+        connection.finish_generally(answer, head, admission.request_id)
 
     async def _answer_generally(
         self, connection: LaneConnection, head: Head, headers: Headers, body: BodyOrProblem, arrived: float

@@ -11,7 +11,6 @@ from time import perf_counter
 import structlog
 
 from engine.domain.identifiers import IDEMPOTENCY_KEY_PATTERN
-from engine.observability.metrics import BOUND_REACHED
 from engine.web.answers import Answer
 from engine.web.fast_lane_answers import rendered
 from engine.web.fast_lane_bounded import BODY, BUSY, HEAD, IDLE, BoundedConnection
@@ -150,8 +149,7 @@ class LaneConnection(BoundedConnection):
         lane.in_flight += 1
         request = HotRequest(self, head, request_id, head.sale_id, idempotency_key, data[body_start:body_end], now)
         if lane.in_flight > lane.requests_in_flight_max:
-            BOUND_REACHED.labels("lane_requests_in_flight").inc()
-            request.answer(503, lane.overloaded_body, Code.OVERLOADED.value)
+            request.answer_overloaded()
             return True
         try:
             lane.hot(request)

@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from engine.web.fast_lane_head import Head
+from engine.web.headers import Headers
 
 if TYPE_CHECKING:
     from engine.web.fast_lane_connection import LaneConnection
@@ -66,15 +67,26 @@ class HotRequest(msgspec.Struct, eq=False, gc=False):  # a third of the cost of 
 
     def answer_generally(self) -> None:
         """Leave it to the interface's own handler: every refusal's document exists once, there. Never raises."""
-        connection = self._connection
+        connection = self._take_leave()
+        if connection is not None:
+            connection.lane.answer_generally(connection, self._head, self._headers(), self.body, self.arrived)
+
+    def answer_overloaded(self) -> None:
+        """Refuse it, because it is one too many; what else is wrong with it goes before that (contract §3)."""
+        connection = self._take_leave()
+        if connection is not None:
+            connection.lane.answer_overloaded(connection, self._head, self._headers(), self.body, self.arrived)
+
+    def _take_leave(self) -> "LaneConnection | None":
+        connection, self._connection = self._connection, None
         if connection is None:
             _log.error("answered_twice", sale_id=self.sale_id, code="general")
-            return
-        self._connection = None
+        return connection
+
+    def _headers(self) -> Headers:
         head, request_id = self._head, self._request_id
         own_request_id = request_id.decode("ascii") if request_id != head.request_id else ""
-        headers = head.values_with(self.idempotency_key, own_request_id)
-        connection.lane.answer_generally(connection, head, headers, self.body, self.arrived)
+        return head.values_with(self.idempotency_key, own_request_id)
 
 
 HotHandler = Callable[[HotRequest], None]

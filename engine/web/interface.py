@@ -124,6 +124,11 @@ class Interface:
             return problem_answer(outcome)
         return outcome
 
+    def check(self, admission: Admission, body: BodyOrProblem) -> Answer | None:
+        """What is wrong with a request that was admitted, without carrying it out; None if nothing is."""
+        call = self._call(admission, body)
+        return problem_answer(call, close=isinstance(body, Problem)) if isinstance(call, Problem) else None
+
     def _answer_error(self, error: Exception, admission: Admission) -> Answer:
         problem = failure(error)
         if problem is None:

@@ -16,7 +16,12 @@ from collections import deque
 import structlog
 
 from engine.domain.commands import NotePersisted
-from engine.domain.errors import JournalUnreadable, LedgerUnavailable, OutcomeUnknown, PartitionUnavailable
+from engine.domain.errors import (
+    JournalUnreadable,
+    LedgerUnavailable,
+    MiaocangError,
+    PartitionUnavailable,
+)
 from engine.domain.outcomes import Outcome
 from engine.ledger.folding import Folding, Place
 from engine.ledger.persister import LedgerWriter, Passing, WriteResult
@@ -428,7 +433,7 @@ class Persister:
         self._passing.at("before_trim")
         try:
             (reply,) = await self._partitions.submit(sale_id, NotePersisted(offset, self._keep_entries))
-        except (PartitionUnavailable, OutcomeUnknown) as error:
+        except MiaocangError as error:  # one sale's trouble is not the others'
             journey.note_after = time.monotonic() + NOTE_AGAIN_SECONDS
             log.info("trim_put_off", sale_id=sale_id, reason=str(error))
             return

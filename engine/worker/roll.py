@@ -2,7 +2,7 @@
 
 A closed sale takes no hold any more, and opens and closes no more; once its last hold has ended, time cannot change it.
 It is *quiet* then. Every other sale is *lively*, and looked at as often as each loop needs. Quiet ones are looked at in
-turn, a few at a time: a deleted sale may be made anew.
+turn, a few at a time.
 """
 
 import asyncio
@@ -18,7 +18,8 @@ SORT_SECONDS = 1.0
 """How often it is looked which of the lively sales have become quiet."""
 QUIET_ROUND_SECONDS = 15.0
 """In how long a time all quiet sales are looked at once; also how often the names are read anew."""
-ENDED = frozenset({"closed", "deleted"})
+ENDED = "closed"
+"""For good. A deleted sale may be made anew, under the same name, at any time; there are few of them."""
 
 
 class Roll:
@@ -67,7 +68,7 @@ class Roll:
 
     async def _put_quiet_aside(self, sale_ids: Sequence[str]) -> None:
         schedules = await self._glance.schedules(sale_ids)
-        ended = [sale_id for sale_id, schedule in schedules.items() if schedule.status in ENDED]
+        ended = [sale_id for sale_id, schedule in schedules.items() if schedule.status == ENDED]
         with_holds = await self._glance.earliest_deadlines(ended)
         for sale_id in ended:
             if sale_id not in with_holds:
@@ -81,6 +82,6 @@ class Roll:
         share = int(len(self._quiet) * min(seconds / QUIET_ROUND_SECONDS, 1.0)) + 1
         some, self._to_look_at = self._to_look_at[:share], self._to_look_at[share:]
         for sale_id, schedule in (await self._glance.schedules(some)).items():
-            if schedule.status not in ENDED:
+            if schedule.status != ENDED:
                 self._quiet.discard(sale_id)
                 self._lively[sale_id] = None

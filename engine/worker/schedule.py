@@ -8,7 +8,7 @@ import asyncio
 import structlog
 
 from engine.domain.commands import ApplySchedule
-from engine.domain.errors import OutcomeUnknown, PartitionUnavailable
+from engine.domain.errors import MiaocangError, PartitionUnavailable
 from engine.partition.glance import Glance, Schedule
 from engine.partition.partitions import Partitions
 from engine.worker.roll import Roll
@@ -46,7 +46,7 @@ class Scheduler:
     async def _apply(self, sale_id: str) -> None:
         try:
             await self._partitions.submit(sale_id, ApplySchedule())
-        except (PartitionUnavailable, OutcomeUnknown) as error:
+        except MiaocangError as error:  # one sale's trouble is not the others'
             log.info("schedule_put_off", sale_id=sale_id, reason=str(error))
 
 

@@ -1,6 +1,7 @@
 """Connections on the fast lane: handing over in mid-stream, slow and vanishing callers, bounds, and the end."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable
 
@@ -293,6 +294,12 @@ async def test_one_request_in_flight_too_many_is_refused(partitions: Partitions)
         (refused,) = answers_in(await lane.exchange(hold("k", None, *LAST)))
         assert (refused.status, orjson.loads(refused.body)["code"]) == (503, "OVERLOADED")
         assert dict(refused.headers)["retry-after"] == "1"
+        request = hold("k", None, *LAST)
+        for body, code in ((b'{"buyer_id": 5}', "INVALID"), (b"no json", "MALFORMED")):  # which go first (contract §3)
+            head = request.partition(b"\r\n\r\n")[0]
+            head = re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % len(body), head)
+            (wrong,) = answers_in(await lane.exchange(head + b"\r\n\r\n" + body))
+            assert orjson.loads(wrong.body)["code"] == code
         keeper.kept[0].answer(201, b"{}", "OK")
         assert statuses(answers_in(await first)) == [201]
 

@@ -5,17 +5,18 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from engine.domain.commands import Command, GetAvailability, GetOrder
+from engine.domain.commands import Cancel, Command, GetAvailability, GetOrder
 from engine.domain.errors import MiaocangError, OutcomeUnknown, Overloaded, PartitionFrozen, PartitionUnavailable
 from engine.domain.identifiers import OrderId
 from engine.domain.outcomes import Outcome
-from engine.partition import sold_out
+from engine.partition import keyspace, sold_out
 from engine.partition.batcher import BatchBounds, Batcher
 from engine.partition.call import CallSettings, ScriptCaller, ScriptFailed
 from engine.partition.codec import Reply
@@ -307,3 +308,37 @@ async def test_a_refusal_of_the_whole_sale_is_no_shortage(shop: Shop) -> None:
     shop.partitions.post_if_short("no-such-sale", digest_of("w"), *WANTED, told.of(0))
     assert (await told.outcomes(1))[0] is Outcome.SALE_NOT_FOUND
     assert not shop.partitions.is_short("no-such-sale", *WANTED)
+
+
+async def test_a_buyers_row_that_cannot_be_read_fails_that_buyer_alone(partitions: Partitions) -> None:
+    shop = Shop(partitions)
+    await shop.open(sku("A", 0))
+    spoilt = shop.hold_command("spoilt", "k", ("A", 1))[0]
+    keys = keyspace.partition_keys(shop.sale_id)
+    await partitions.connections.execute("HSET", keys.buyers, spoilt.buyer_part, b"\xc1")
+    answers: dict[str, object] = {}
+    for name in ("spoilt", "u1", "u2"):
+        digest = shop.hold_command(name, "k", ("A", 1))[0].digest
+        partitions.post_if_short(shop.sale_id, digest, "douyin", "A", 1, partial(answers.__setitem__, name))
+    while len(answers) < 3:
+        await asyncio.sleep(0.01)
+    assert answers["spoilt"] is None  # to be asked in full, which fails it alone
+    assert [answers[name].outcome for name in ("u1", "u2")] == [Outcome.SOLD_OUT] * 2
+
+
+async def test_whatever_ends_one_call_of_a_batch_that_is_made_one_by_one_all_are_told() -> None:
+    class Broken:
+        async def call(self, sale_id: str, commands: list[Command], deadline: float) -> list[Reply]:
+            if len(commands) > 1:
+                raise ScriptFailed("one of them is to blame")
+            raise RuntimeError("a defect")
+
+    told: list[object] = []
+    batcher = Batcher("s", Broken(), BatchBounds(), SoldOutMemory(), lambda _: None)
+    for number in range(5):
+        batcher.post(Cancel(str(number) * 24), time.monotonic() + 5, told.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "call_exception_handler", lambda _: None, raising=False)
+        while len(told) < 5:
+            await asyncio.sleep(0.01)
+    assert all(isinstance(outcome, MiaocangError) for outcome in told)

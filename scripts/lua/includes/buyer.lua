@@ -6,6 +6,7 @@
 -- of a hash: most buyers have one order.
 local BUYER_PART, ORDER_PART = 12, 12 -- lengths; as in engine/domain/identifiers.py
 local ORDERS_IN_ROW_MAX = 4
+local ROW_BYTES_MAX = 4096 -- past it a row is not added to: its orders give way to the next one
 local BUYER_ORDERS_MAX = 100 -- that are listed; older ones are still found by their ids
 local PART_HEADER = string.char(0xa0 + ORDER_PART) -- MessagePack's, of a string of this length
 local DIGEST_HEADER = string.char(0xa0 + BUYER_PART + ORDER_PART)
@@ -13,7 +14,8 @@ local DIGEST_HEADER = string.char(0xa0 + BUYER_PART + ORDER_PART)
 local ONE_ORDER = array_header(2) .. PART_HEADER -- what a row of one order begins with
 
 -- changed: by the buyer's part, the row's new bytes, or true where they are still to be packed.
--- rows: by the buyer's part, the digests of the orders in the row, `moved` beside them; false where there is no row.
+-- rows: by the buyer's part, the digests of the orders in the row, `moved` and the row's `bytes` beside them; the row's
+--       bytes as they were read, until somebody looks into it; false where there is no row.
 buyer = { rows = {}, changed = {}, key = KEYS[5] }
 local MOVED_PARTS, MOVED_UNITS = 1, 2
 
@@ -22,7 +24,7 @@ function buyer.part_of(digest)
 end
 
 local function read_row(part, packed)
-  local row, first = {}, 1
+  local row, first = { bytes = #packed }, 1
   local kept = cmsgpack.unpack(packed)
   if type(kept[1]) == 'table' then
     row.moved = kept[1]
@@ -46,13 +48,18 @@ function buyer.load(parts)
   end
   if #missing == 0 then return end
   for i, packed in ipairs(hash_get(buyer.key, missing)) do
-    if packed then rows[missing[i]] = read_row(missing[i], packed) end
+    if packed then rows[missing[i]] = packed end
   end
 end
 
 function buyer.row(part)
   if buyer.rows[part] == nil then buyer.load({ part }) end
-  return buyer.rows[part] or nil
+  local row = buyer.rows[part]
+  if type(row) == 'string' then
+    row = read_row(part, row)
+    buyer.rows[part] = row
+  end
+  return row or nil
 end
 
 function buyer.has_moved_orders(part)
@@ -83,12 +90,13 @@ local function move_oldest(row)
 end
 
 function buyer.add_order(part, order_part, digest, packed)
-  local row = buyer.rows[part]
-  if not row then
-    buyer.rows[part] = { digest }
+  if not buyer.rows[part] then
+    buyer.rows[part] = { digest, bytes = #packed }
     buyer.changed[part] = ONE_ORDER .. order_part .. packed
   else
-    if #row >= ORDERS_IN_ROW_MAX then move_oldest(row) end
+    local row = buyer.row(part)
+    while #row >= ORDERS_IN_ROW_MAX or (#row > 0 and row.bytes > ROW_BYTES_MAX) do move_oldest(row) end
+    row.bytes = (#row > 0 and row.bytes or 0) + #packed
     row[#row + 1] = digest
     buyer.changed[part] = true
   end
