@@ -7,6 +7,7 @@ from enum import Enum
 
 from engine.domain.errors import LedgerUnavailable, PartitionUnavailable
 from engine.ledger.connect import WRITER_SETTINGS, open_pool
+from engine.ledger.migrate import OLDEST_VERSION
 from engine.ledger.server_facts import PostgresFacts, read_postgres_facts
 from engine.partition.connections import Connections
 from engine.partition.server_facts import RedisFacts, read_redis_facts
@@ -288,4 +289,6 @@ def _schema(facts: PostgresFacts) -> Finding:
     words = f"version {facts.schema_version or 'none'}, and this engine is written for {facts.schema_head}"
     if facts.schema_version is not None and facts.schema_version > facts.schema_head:
         return Finding(Verdict.CHANGE, "postgres ledger", words, "Use the newer engine")
-    return Finding(Verdict.CHANGE, "postgres ledger", words, "miaocang migrate, or start `miaocang up`")
+    if facts.schema_version is not None and facts.schema_version < OLDEST_VERSION:
+        return Finding(Verdict.CHANGE, "postgres ledger", words, "It cannot be taken over: use an empty database")
+    return Finding(Verdict.CHANGE, "postgres ledger", words, "Start `miaocang up`, which brings it up to date")

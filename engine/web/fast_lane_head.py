@@ -49,11 +49,19 @@ is_plain_value = _PLAIN_VALUE.match
 _FIRST_LINE_BEGINNINGS = (b"POST /", b"GET /")
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
 _LENGTH = re.compile(rf"(?:0|[1-9][0-9]{{0,{LENGTH_DIGITS_MAX - 1}}})\Z")
-_BEYOND_THE_LANE = frozenset(
-    {"transfer-encoding", "expect", "upgrade", "te", "trailer", "http2-settings", "proxy-connection", "keep-alive"}
-)
+_BEYOND_THE_LANE = frozenset({"transfer-encoding", "expect", "te", "trailer", "proxy-connection", "keep-alive"})
 """Headers that change how a message is framed or a connection is used, whatever their value."""
-_CONNECTION_OPTIONS = {"keep-alive": False, "close": True}
+_CONNECTION_OPTIONS = {
+    "keep-alive": False,
+    "close": True,
+    "upgrade": False,
+    "upgrade, http2-settings": False,
+    "keep-alive, upgrade, http2-settings": False,
+    "keep-alive, upgrade": False,
+}
+"""What a connection may be asked for, and whether it closes."""
+_UPGRADE_PASSED_OVER = "h2c"
+"""Many clients offer HTTP/2 with their first request; a server need not take it up (RFC 9110 §7.8)."""
 
 
 class Unread(NamedTuple):
@@ -269,6 +277,8 @@ def _reason_against(headers: Mapping[str, tuple[str, ...]]) -> str | None:
         return "framing"
     if any(len(values) > 1 for values in headers.values()):
         return "repeated"
+    if headers.get("upgrade", (_UPGRADE_PASSED_OVER,))[0].lower() != _UPGRADE_PASSED_OVER:
+        return "framing"
     if not _HOST.match(headers.get("host", ("",))[0]):
         return "host"
     if headers.get("connection", ("keep-alive",))[0].lower() not in _CONNECTION_OPTIONS:
@@ -311,6 +321,8 @@ def _lines_by_llhttp(rest: bytes) -> list[tuple[bytes, bytes]] | None:
     parser = httptools.HttpRequestParser(listener)
     try:
         parser.feed_data(rest + b"\r\n\r\n")
-    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+    except httptools.HttpParserUpgrade:
+        pass  # raised behind the empty line, when all of it has been read
+    except httptools.HttpParserError:
         return None
     return listener.lines if listener.is_complete else None

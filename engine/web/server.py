@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from aiohttp import StreamReader, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 from prometheus_client import Counter, Histogram
@@ -99,12 +99,18 @@ class Service:
             body = await self._read_body(request)
             answer = await self.interface.answer(admission, body)
         self.measure(admission.route_name, answer, admission.arrived)
-        return self.response(answer, admission.request_id)
+        response = self.response(answer, admission.request_id)
+        if request._message.upgrade:
+            response.force_close()  # aiohttp throws away what it has read behind one that it does not take up
+        return response
 
     async def _read_body(self, request: web.BaseRequest) -> BodyOrProblem:
         if not request.body_exists:
             return b""
-        if request.headers.get("Expect", "").lower() == "100-continue":
+        coding = request.headers.get("Transfer-Encoding", "chunked")
+        if coding.strip().lower() != "chunked":
+            return Problem(Code.MALFORMED, f"The transfer coding {coding!r} is not understood here.")
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # what was sent is no part of the answer
         try:

@@ -150,6 +150,16 @@ async def test_settling_and_asking_stay_on_the_lane(partitions: Partitions) -> N
 
 
 @on_uvloop
+async def test_what_comes_behind_an_offer_of_http_2_is_answered_too(partitions: Partitions) -> None:
+    """aiohttp throws it away; then each later answer would be taken for another request's."""
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAAB")
+    async with running(partitions, "live-a", hot=echo) as lane:
+        written = hold("k1", None, *offer) + hold("k2") + hold("k3", None, *LAST)
+        answers = answers_in(await lane.exchange(written))
+        assert [orjson.loads(answer.body) for answer in answers] == ["k1", "k2", "k3"]
+
+
+@on_uvloop
 async def test_thousands_of_pipelined_requests_are_answered_in_their_order(partitions: Partitions) -> None:
     async with running(partitions, "live-a", hot=echo) as lane:
         keys = [f"k-{number}" for number in range(5000)]

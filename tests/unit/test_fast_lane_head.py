@@ -38,12 +38,19 @@ def test_a_plain_head_is_taken_and_remembered() -> None:
     assert heads.remembered == {head(*LINES): read}
 
 
+def test_an_offer_of_http_2_is_passed_over() -> None:
+    offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAAB")
+    read = reader().read(head(*offer, *LINES))
+    assert isinstance(read, Head)
+    assert (read.is_hot, read.closes, read.body_bytes) == (True, False, 5)
+
+
 @pytest.mark.parametrize(
     ("lines", "reason"),
     [
         ((b"Transfer-Encoding: chunked", *LINES[:2]), "framing"),
         ((b"Expect: 100-continue", *LINES), "framing"),
-        ((b"Upgrade: h2c", *LINES), "framing"),
+        ((b"Connection: Upgrade", b"Upgrade: websocket", *LINES), "framing"),
         ((b"TE: trailers", *LINES), "framing"),
         ((b"Sec-WebSocket-Key1: x", *LINES), "framing"),
         ((b"Transfer-Encoding: chunked", *LINES), "unreadable"),  # here llhttp is stricter still
