@@ -125,8 +125,12 @@ async def test_a_row_of_the_feed_that_is_missed_or_seen_twice_is_found(engine: R
     assert "feed_sequence 1 after 7" in (await broken(engine, book))[FEED]
 
 
-async def test_an_answer_that_the_contract_does_not_allow_fails_the_run(engine: RunningEngine, tmp_path: Path) -> None:
+async def test_an_answer_that_the_contract_does_not_allow_fails_the_run(
+    engine: RunningEngine, tmp_path: Path, full: bool
+) -> None:
     """Nobody may be told SALE_NOT_OPEN once the host's link is up; an operator who pauses has them told so."""
+    if not full:
+        pytest.skip("a second live of its own: with --full")
     process = await asyncio.create_subprocess_exec(
         *command(tmp_path, BURST_MINUTES, *endpoints_option(engine)),
         stdout=asyncio.subprocess.PIPE,
@@ -165,7 +169,9 @@ def processes_of(directory: Path) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def test_a_live_that_is_interrupted_leaves_no_process_and_no_data(tmp_path: Path) -> None:
+def test_a_live_that_is_interrupted_leaves_no_process_and_no_data(tmp_path: Path, full: bool) -> None:
+    if not full:
+        pytest.skip("a third live of its own: with --full")
     process = subprocess.Popen(
         command(tmp_path / "results", 2.0),
         env={**os.environ, "TMPDIR": str(tmp_path)},
