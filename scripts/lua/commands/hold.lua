@@ -86,7 +86,7 @@ local function accept(buyer_part, order_part, digest, channel, buyer_id, body_di
     .. pack_number(discount) .. pack_number(freight) .. packed_amount .. packed_lines
     .. (from and cmsgpack.pack(from) or FROM_SHARED)
     .. FIRST_VERSION .. sequence .. NOT_SETTLED_NOR_PAID
-  due.changed[digest] = now + state.hold_ms
+  due.add(digest, now + state.hold_ms)
   order.insert(buyer_part, order_part, digest, record)
   journal.append_packed(ENTRY_HEAD .. digest, record)
   if state.ever_held == 0 then state.set('ever_held', 1) end
