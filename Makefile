@@ -4,7 +4,7 @@
 #   make demo                a livestream flash sale on real order data; Ctrl-C ends it
 #   make demo ARGS=--exit    the same, ending by itself
 #   make test                format, lint, types, tests
-#   make test ARGS='-k name' only some of the tests
+#   make test ARGS='-k name' only some of the tests; ARGS='-n 0 -k name' in one process
 #   make lint                format, lint, types
 #   make loadtest            people in a live (Locust): burst, report, audit; ARGS='--shape live --minutes 5'
 #   make bench               the benchmark with its baselines, half an hour; ARGS=--quick for two minutes
@@ -38,7 +38,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10 $(ARGS)
 
 loadtest: $(STAMP)
 	@$(BIN)/python -m loadtest.live $(ARGS)

@@ -1,9 +1,13 @@
-"""Real servers for the tests: one Redis and one PostgreSQL for a whole run, fresh keys and tables for each test."""
+"""Real servers for the tests: a Redis and a PostgreSQL for each process of a run, fresh keys and tables for each test.
+
+A run may have several processes, which take the files of tests one by one; how they take turns is said in turns.py.
+"""
 
 import asyncio
+import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +27,47 @@ from engine.runtime.embedded_postgres import plan_postgres
 from engine.runtime.embedded_redis import plan_redis
 from engine.runtime.embedded_redis import redis_url as embedded_redis_url
 from engine.runtime.ports import pick_free_port
+from tests.turns import Turns
 
 STORE_PASSWORD = "only-in-tests"
 STORE_READY_SECONDS_MAX = 60.0
+PROCESSES_MAX = 8
+TURNS = pytest.StashKey[Turns]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A process that runs tests beside others takes turns with them, by files in the directory that they share."""
+    if hasattr(config, "workerinput"):
+        turns = config.stash[TURNS] = Turns(Path(config.getoption("basetemp")).parent)
+        config.add_cleanup(turns.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors, because the tests spend half their time waiting; each has its own stores."""
+    return min(len(os.sched_getaffinity(0)) + 1, PROCESSES_MAX)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
+    """Outermost, so that waiting for one's turn does not count towards the time limit."""
+    turns = item.config.stash.get(TURNS, None)
+    if turns is None:
+        return (yield)
+    with turns.taken(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures that tests have reported, which may have come from several processes at once."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    with_figures = [one for one in reports if getattr(one, "when", "") == "call" and one.user_properties]
+    if with_figures:
+        terminalreporter.section("figures")
+    for report in with_figures:
+        terminalreporter.line(report.nodeid)
+        for name, value in report.user_properties:
+            terminalreporter.line(f"    {name}: {value}")
 
 
 @contextmanager

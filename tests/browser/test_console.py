@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +16,6 @@ BROWSER = next((path for path in map(shutil.which, BROWSER_NAMES) if path), None
 NOT_TESTED = f"THE CONSOLE IS NOT TESTED: none of {', '.join(BROWSER_NAMES)} is on the PATH; install one"
 
 if BROWSER is None and os.environ.get("CI") != "true":
-    print(f"\n{NOT_TESTED}", file=sys.__stderr__)
     pytest.skip(NOT_TESTED, allow_module_level=True)
 
 WAIT_MS = 10_000

@@ -24,15 +24,9 @@ def full(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture
-def report(record_property: Callable[[str, object], None], capsys: pytest.CaptureFixture[str]) -> Report:
-    """Says a figure: in the report, and on standard output whether that is captured or not."""
-
-    def say(name: str, value: object) -> None:
-        record_property(name, value)
-        with capsys.disabled():
-            print(f"\n    {name}: {value}", end="", flush=True)
-
-    return say
+def report(record_property: Callable[[str, object], None]) -> Report:
+    """Says a figure: it is shown at the end of the run, under the name of its test."""
+    return record_property
 
 
 @pytest.fixture

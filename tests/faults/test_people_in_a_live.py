@@ -21,7 +21,6 @@ from tests.faults.running_engine import Caller, RunningEngine, eventually
 ROOT = Path(__file__).resolve().parents[2]
 NOT_TESTED = "PEOPLE IN A LIVE ARE NOT TESTED: Locust is not installed; pip install -e '.[embedded,test,load]'"
 if importlib.util.find_spec("locust") is None and os.environ.get("CI") != "true":
-    print(f"\n{NOT_TESTED}", file=sys.__stderr__)
     pytest.skip(NOT_TESTED, allow_module_level=True)
 
 RUN_SECONDS_MAX = 90.0

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,3 +160,15 @@ def running_gateway(path: Path, url: str, **settings: str) -> Iterator[RunningGa
 
 async def _vouch(partitions: Partitions) -> None:
     await partitions.guarding.vouch_for(await partitions.guarding.server_run())
+
+
+def wait_until_refused(port: int, seconds: float = 3.0) -> None:
+    """Wait until nobody accepts connections at a port any more: so draining begins."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except ConnectionRefusedError:
+            return
+        assert time.monotonic() < deadline, "connections are accepted still"
+        time.sleep(0.01)

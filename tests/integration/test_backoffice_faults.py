@@ -28,6 +28,7 @@ from tests.integration.running_backoffice import (
     sale_body,
     sku,
 )
+from tests.integration.running_gateway import wait_until_refused
 
 
 @contextmanager
@@ -205,6 +206,7 @@ def retire_now(redis: OwnRedis, url: str, sequence: int) -> None:
     on_partitions(redis.url, run)
 
 
+@pytest.mark.alone
 def test_draining_answers_what_is_in_flight_and_ends_with_0(tmp_path: Path, postgres_server: str) -> None:
     with (
         own_redis(tmp_path / "redis") as redis,
@@ -217,7 +219,7 @@ def test_draining_answers_what_is_in_flight_and_ends_with_0(tmp_path: Path, post
         assert kept.getresponse().read()
         started = time.monotonic()
         office.process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
+        wait_until_refused(office.port)
         kept.request("GET", "/readyz")
         answer = kept.getresponse()
         assert answer.status == 503
@@ -229,6 +231,7 @@ def test_draining_answers_what_is_in_flight_and_ends_with_0(tmp_path: Path, post
             socket.create_connection(("127.0.0.1", office.port), timeout=2)
 
 
+@pytest.mark.alone
 def test_a_key_is_known_and_revoked_within_a_second(tmp_path: Path, postgres_server: str) -> None:
     with (
         own_redis(tmp_path / "redis") as redis,

@@ -67,6 +67,7 @@ def one_by_one(**fields: object) -> Iterator[OneByOneServer]:
         server.listener.close()
 
 
+@pytest.mark.alone
 def test_a_stall_is_counted_for_every_request_that_was_due_in_it() -> None:
     count, rate, stall_seconds = 400, 400.0, 0.5
     with one_by_one(stall_after=100, stall_seconds=stall_seconds) as server:
@@ -106,6 +107,7 @@ def test_arrivals_come_at_the_rate_and_at_random() -> None:
     assert percentile(gaps, 0.5) == pytest.approx(0.000693, rel=0.05), "the median of an exponential gap"
 
 
+@pytest.mark.alone
 @needs_wrk
 def test_wrk_and_the_open_loop_send_the_same_bytes() -> None:
     with one_by_one() as server:

@@ -14,7 +14,13 @@ import pytest
 
 from engine.partition import keyspace
 from engine.partition.partitions import Partitions
-from tests.integration.running_gateway import Response, RunningGateway, running_gateway, running_redis
+from tests.integration.running_gateway import (
+    Response,
+    RunningGateway,
+    running_gateway,
+    running_redis,
+    wait_until_refused,
+)
 from tests.lua.shop import Shop, sku
 
 HOLD: dict[str, Any] = {"buyer_id": "u-1", "channel": "douyin", "lines": [{"sku": "TEE", "quantity": 1}]}
@@ -229,6 +235,7 @@ async def _forget(partitions: Any) -> None:
 # --- its own end ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 def test_draining_answers_what_is_in_flight_and_ends_with_0(tmp_path: Path) -> None:
     with running_redis(tmp_path / "redis") as (url, redis_process), running_gateway(tmp_path / "g", url) as gateway:
         gateway.on_partitions(lambda partitions: Shop(partitions).open(sku("TEE", 10)))
@@ -241,7 +248,7 @@ def test_draining_answers_what_is_in_flight_and_ends_with_0(tmp_path: Path) -> N
         asking.start()
         time.sleep(0.3)
         gateway.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
+        wait_until_refused(gateway.port)
         draining = gateway.ask("GET", "/readyz", connection=kept)
         assert (draining.status, draining.headers["Connection"]) == (503, "close")
         with pytest.raises(ConnectionRefusedError):
@@ -255,6 +262,7 @@ def test_draining_answers_what_is_in_flight_and_ends_with_0(tmp_path: Path) -> N
         kept.close()
 
 
+@pytest.mark.alone
 def test_draining_ends_in_time_whatever_is_in_flight(tmp_path: Path) -> None:
     more = {"DRAIN_SECONDS": "1", "CALL_TIMEOUT_SECONDS": "30", "REQUEST_DEADLINE_SECONDS": "30"}
     with (
@@ -282,6 +290,7 @@ def _ask_and_hear_nothing(gateway: RunningGateway) -> None:
         gateway.hold(HOLD, "unanswered")
 
 
+@pytest.mark.alone
 def test_an_idle_gateway_ends_at_once(tmp_path: Path) -> None:
     with running_redis(tmp_path / "redis") as (url, _), running_gateway(tmp_path / "g", url) as gateway:
         kept = gateway.connect()

@@ -121,6 +121,7 @@ async def test_due_holds_of_many_sales_do_not_wait_in_one_line(partitions: Parti
     assert most_at_once > 1
 
 
+@pytest.mark.alone
 async def test_many_partitions_are_opened_together_and_one_that_disagrees_stays_frozen(
     server: OwnRedis, writing: LedgerPool
 ) -> None:
@@ -166,6 +167,7 @@ async def test_sales_that_are_over_are_opened_though_the_worker_dies_once_it_has
         await house.close()
 
 
+@pytest.mark.alone
 async def test_expiry_leaves_buyers_their_turn(partitions: Partitions, redis_server: str) -> None:
     shop = Shop(partitions)
     await shop.open(sku("A", 3_000), sku("B", 1_000), hold_ms=1_500)
