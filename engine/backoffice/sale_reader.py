@@ -56,10 +56,13 @@ class SaleReader:
     async def ledger_only(self, sale_id: str) -> KnownPartition | None:
         """The partition of a sale that Redis does not know, if the ledger does.
 
-        A row without an entry only notes an epoch: it is of a sale that was never made.
+        A row without an entry only notes an epoch: it is of a sale that was never made. And Redis is asked once more,
+        for the sale may have been made, and have come into the ledger, since it was asked first.
         """
         known = await known_partition(self._ledger, sale_id)
-        return known if known is not None and (known.sequence > 0 or known.retired) else None
+        if known is None or (known.sequence == 0 and not known.retired):
+            return None
+        return None if not known.retired and await self.has_partition(sale_id) else known
 
     async def find(self, sale_id: str) -> SaleDocument | Problem:
         """The sale as it stands now: SALE_NOT_FOUND, or FROZEN where Redis has lost what the ledger knows."""
