@@ -18,19 +18,24 @@ from engine.ledger.search_keys import text_number
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 NULL = -1
+_BYTEA = 17
+"""The number that PostgreSQL knows the type by, in every database."""
+_ARRAY_HEAD_BYTES = 20
+"""Of an array of one dimension: its dimensions, whether there are NULLs, the type, how many elements, from which on."""
 POSTGRES_EPOCH_MS = 946_684_800_000
 """2000-01-01, from which PostgreSQL counts a timestamptz in microseconds."""
 FORMATS_MAX = 4096
 """Row formats kept compiled: one for each combination of text lengths."""
 
-JOURNAL_COLUMNS = ("partition_id", "epoch", "at", "kind", "sequence", "entry")
+JOURNAL_COLUMNS = ("partition_id", "epoch", "at", "first_sequence", "last_sequence", "entries")
 ORDER_COLUMNS = (
-    "partition_id", "sequence", "discount_minor", "freight_minor", "amount_minor", "created_at", "held_until",
-    "digest_key", "buyer_key", "digest", "buyer_id", "channel", "currency", "reference_key", "reference",
+    "partition_id", "sequence", "created_at", "held_until", "digest_key", "buyer_key", "digest", "buyer_id",
+    "reference_key", "reference", "discount_minor", "freight_minor", "amount_minor", "channel", "currency",
+    "sku_key", "quantity", "unit_price_minor", "paid_minor", "line_id", "sku", "outer_code",
 )  # fmt: skip
 LINE_COLUMNS = (
-    "partition_id", "era", "order_sequence", "position", "quantity", "unit_price_minor", "paid_minor", "line_id", "sku",
-    "outer_code",
+    "partition_id", "order_sequence", "position", "sku_key", "quantity", "unit_price_minor", "paid_minor", "line_id",
+    "sku", "outer_code",
 )  # fmt: skip
 CHANGE_COLUMNS = (
     "partition_id", "order_sequence", "version", "sequence", "status", "at", "fate", "amount_minor", "payment_key",
@@ -40,11 +45,11 @@ FEED_COLUMNS = ("partition_id", "change", "sale_id", "version", "order_id", "fee
 
 _Pack = Callable[..., bytes]
 _partition = Struct(">hii").pack
-_partition_and_era = Struct(">hiiii").pack
-_journal_head = Struct(">hiiiqiqih").pack
-_journal_entry = Struct(">iqi").pack
-_line_order = Struct(">iq").pack
-_line_numbers = Struct(">ihiiiqiq").pack
+_journal_head = Struct(">hiiiqiq").pack
+_slice_head = Struct(">iqiqiiiiii").pack
+_line_order = Struct(">iqih").pack
+_line_numbers = Struct(">iqiiiqiq").pack
+_order_amounts = Struct(">iqiqiq").pack
 _reference_key = Struct(">iq").pack
 _NO_REFERENCE = Struct(">ii").pack(NULL, NULL)
 _unpaid_change = Struct(">10siqiiiqihiqiiiii").pack
@@ -61,52 +66,58 @@ def row_head(columns: tuple[str, ...], partition_id: int) -> bytes:
     return _partition(len(columns), 4, partition_id)
 
 
-def line_head(partition_id: int, era: int) -> bytes:
-    """What all lines of one partition and one era begin with."""
-    return _partition_and_era(len(LINE_COLUMNS), 4, partition_id, 4, era)
+def journal_head(partition_id: int, epoch: int, at_ms: int) -> bytes:
+    """What the slices of one record begin with."""
+    return _journal_head(len(JOURNAL_COLUMNS), 4, partition_id, 8, epoch, 8, microseconds(at_ms))
 
 
-def journal_head(partition_id: int, epoch: int, at_ms: int, kind: int) -> bytes:
-    """What the rows of one record's entries of one kind begin with."""
-    return _journal_head(len(JOURNAL_COLUMNS), 4, partition_id, 8, epoch, 8, microseconds(at_ms), 2, kind)
+def journal_slice(first_sequence: int, entries: int, entries_bytes: int) -> bytes:
+    """What stands between the head and a slice's entries, each behind its length; that is, the head of an array.
 
-
-def journal_entry(sequence: int, entry_bytes: int) -> bytes:
-    """What stands between the head and the entry itself."""
-    return _journal_entry(8, sequence, entry_bytes)
+    `entries_bytes`: of the entries with their lengths.
+    """
+    return _slice_head(
+        8, first_sequence, 8, first_sequence + entries - 1,
+        _ARRAY_HEAD_BYTES + entries_bytes, 1, 0, _BYTEA, entries, 1,
+    )  # fmt: skip
 
 
 @lru_cache(FORMATS_MAX)
-def _order_format(digest: int, buyer: int, channel: int, currency: int) -> _Pack:
-    return Struct(f">10siqiqiqiqiqiqiqiqi{digest}si{buyer}si{channel}si{currency}s").pack
+def _order_format(digest: int, buyer: int) -> _Pack:
+    return Struct(f">10siqiqiqiqiqi{digest}si{buyer}s").pack
 
 
 def order_row(head: bytes, era_base: int, digest_text: str, order: OrderRecord) -> bytes:
-    """What an order has from its hold; `era_base` is what its search keys begin with."""
+    """What an order has for itself, up to where `order_rest` goes on; `era_base` is what its search keys begin with."""
     digest, buyer = digest_text.encode(), order.buyer_id.encode()
-    channel, currency = order.channel.encode(), order.currency.encode()
-    sizes = len(digest), len(buyer), len(channel), len(currency)
-    row = _order_format(*sizes)(
-        head, 8, order.sequence, 8, order.discount_minor, 8, order.freight_minor, 8, order.amount_minor,
+    row = _order_format(len(digest), len(buyer))(
+        head, 8, order.sequence,
         8, (order.created_at_ms - POSTGRES_EPOCH_MS) * 1000, 8, (order.held_until_ms - POSTGRES_EPOCH_MS) * 1000,
-        8, era_base | crc32(digest), 8, era_base | crc32(buyer),
-        sizes[0], digest, sizes[1], buyer, sizes[2], channel, sizes[3], currency,
+        8, era_base | crc32(digest), 8, era_base | crc32(buyer), len(digest), digest, len(buyer), buyer,
     )  # fmt: skip
     return row + (_reference(era_base, order.reference) if order.reference else _NO_REFERENCE)
+
+
+def order_rest(order: OrderRecord, first_line: bytes) -> bytes:
+    """An order's row from its amounts on, with what `line_rest` says of its first line. Many orders have the same."""
+    amounts = _order_amounts(8, order.discount_minor, 8, order.freight_minor, 8, order.amount_minor)
+    return amounts + _text(order.channel) + _text(order.currency) + first_line
 
 
 def _reference(era_base: int, text: str) -> bytes:
     return _reference_key(8, era_base | text_number(text)) + _text(text)
 
 
-def line_order(sequence: int) -> bytes:
-    """What stands between a line's head and what `line_rest` answers."""
-    return _line_order(8, sequence)
+def line_order(sequence: int, position: int) -> bytes:
+    """What stands between a further line's head and what `line_rest` answers."""
+    return _line_order(8, sequence, 2, position)
 
 
-def line_rest(position: int, line: OrderLine, paid_minor: int, outer_code: str | None) -> bytes:
-    """A line behind its order's number. Many orders have the same."""
-    numbers = _line_numbers(2, position, 4, line.quantity, 8, line.unit_price_minor, 8, paid_minor)
+def line_rest(era_base: int, line: OrderLine, paid_minor: int, outer_code: str | None) -> bytes:
+    """What a line says by itself. Many orders have the same."""
+    numbers = _line_numbers(
+        8, era_base | text_number(line.sku), 4, line.quantity, 8, line.unit_price_minor, 8, paid_minor
+    )
     return numbers + _text(line.line_id) + _text(line.sku) + _text(outer_code)
 
 

@@ -1,8 +1,9 @@
 """What one transaction of the persister writes: journal entries folded into rows, without any I/O.
 
-Rows are packed for COPY as they are made (copy_rows.py); a SKU that a thousand orders touched becomes one difference.
-Everything here is of one partition. Folding is what costs the worker most, so it goes in slices: between two of them
-others may have their turn.
+Rows are packed for COPY as they are made (copy_rows.py). Most orders of a live are alike but for who bought: what the
+orders of one *basket* have in common is packed once, and counted. A SKU that a thousand orders touched becomes one
+difference. Everything here is of one partition. Folding is what costs the worker most, so it goes in slices: between
+two of them others may have their turn.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from engine.domain import journal
 from engine.domain.errors import JournalUnreadable
 from engine.domain.identifiers import OrderId
 from engine.domain.journal import Entry, OrderEntry, decode_record
-from engine.domain.orders import SHARED_POOL, OrderLine, OrderRecord, UnitsTaken
+from engine.domain.orders import SHARED_POOL, OrderRecord, UnitsTaken
 from engine.domain.sales import SaleStatus
 from engine.domain.stock_effects import (
     ALLOCATED,
@@ -37,8 +38,11 @@ from engine.ledger.search_keys import ERA_SHIFT
 _UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SLICE_ENTRIES = 100
 """Entries folded in one go: half a millisecond for single lines."""
-LINES_KEPT_MAX = 4096
-"""Packed lines kept for the next order that has the same."""
+BASKETS_KEPT_MAX = 4096
+"""Baskets kept for the next order that has the same."""
+SLICE_BYTES_MAX = 1900
+"""Of entries in one row of the journal: more, and PostgreSQL would compress the row and look for another place for it.
+An entry that is larger has a row of its own."""
 
 
 # --- the sale, as of some entry ----------------------------------------------------------------------------------
@@ -112,6 +116,20 @@ class Place(NamedTuple):
     sale: SaleRow | None
 
 
+class _Basket:
+    """Orders that are alike but for who bought, when, and under which numbers."""
+
+    __slots__ = ("further_lines", "orders", "row_rest", "units")
+
+    def __init__(self, units: list[UnitsTaken], row_rest: bytes, further_lines: list[bytes]) -> None:
+        self.units = units
+        """Of one of them."""
+        self.row_rest = row_rest
+        self.further_lines = further_lines
+        """From the second on, each without its order."""
+        self.orders = 0
+
+
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
@@ -134,10 +152,9 @@ class TableRows:
 class _Slice:
     """The rows of one slice in the making."""
 
-    __slots__ = ("changes", "journal", "lines", "orders")
+    __slots__ = ("changes", "lines", "orders")
 
     def __init__(self) -> None:
-        self.journal: list[bytes] = []
         self.orders: list[bytes] = []
         self.lines: list[bytes] = []
         self.changes: list[bytes] = []
@@ -176,7 +193,7 @@ class Folding:
         """Rows without their numbers: see copy_rows.feed_rows."""
         self._era_base = era << ERA_SHIFT
         self._order_head = copy_rows.row_head(copy_rows.ORDER_COLUMNS, self.partition_id)
-        self._line_head = copy_rows.line_head(self.partition_id, era)
+        self._line_head = copy_rows.row_head(copy_rows.LINE_COLUMNS, self.partition_id)
         self._change_head = copy_rows.row_head(copy_rows.CHANGE_COLUMNS, self.partition_id)
         self._feed_heads = {
             change: copy_rows.feed_head(self.partition_id, change, self.sale_id) for change in ("settled", "refund_due")
@@ -184,7 +201,7 @@ class Folding:
         self._slice = _Slice()
         self._stock: dict[str, StockDifference] = {}
         self._units: dict[tuple[type[OrderEntry], bool, str, str], int] = {}
-        self._lines: dict[tuple[int, int, OrderLine], bytes] = {}
+        self._baskets: dict[tuple[object, ...], _Basket] = {}
         self._times = Times()
         self._use_sale(sale)
 
@@ -221,34 +238,47 @@ class Folding:
         self.size_bytes += len(encoded)
         if entries:
             self.epoch, self.at_ms = max(self.epoch, record.epoch), record.at_ms
-        heads: dict[int, bytes] = {}
+        head = copy_rows.journal_head(self.partition_id, record.epoch, record.at_ms)
         for first in range(0, len(entries), SLICE_ENTRIES):
             try:
-                self._fold(record.epoch, record.at_ms, entries[first : first + SLICE_ENTRIES], heads)
+                self._fold(head, record.at_ms, entries[first : first + SLICE_ENTRIES])
             except (msgspec.MsgspecError, UnicodeError, PackError, OverflowError) as error:
                 raise JournalUnreadable(f"entry {self.sequence + 1} or one soon after it: {error}") from error
             yield
 
-    def _fold(self, epoch: int, at_ms: int, entries: Sequence[msgspec.Raw], heads: dict[int, bytes]) -> None:
-        sequence, journal_pieces, between = self.sequence, self._slice.journal, copy_rows.journal_entry
+    def _fold(self, journal_head: bytes, at_ms: int, entries: Sequence[msgspec.Raw]) -> None:
+        sequence = self.sequence
         for raw in entries:
             sequence += 1
             entry = _decode_entry(raw)
-            tag, apply = _APPLY[type(entry)]
-            head = heads.get(tag)
-            if head is None:
-                head = heads[tag] = copy_rows.journal_head(self.partition_id, epoch, at_ms, tag)
-            journal_pieces += (head, between(sequence, len(raw)), raw)
-            apply(self, sequence, at_ms, entry)
+            _APPLY[type(entry)](self, sequence, at_ms, entry)
+        self._put_journal(journal_head, entries)
         made, self._slice = self._slice, _Slice()
-        self.journal.add(made.journal, len(entries))
-        self.orders.add(made.orders, len(made.orders))
-        self.lines.add(made.lines, len(made.lines) // 3)
+        self.orders.add(made.orders, len(made.orders) // 2)  # each in two pieces
+        self.lines.add(made.lines, len(made.lines) // 3)  # each in three pieces
         self.changes.add(made.changes, len(made.changes))
         self.sequence = sequence
 
+    def _put_journal(self, head: bytes, entries: Sequence[msgspec.Raw]) -> None:
+        """Put entries behind one another into rows, as many into each as fit."""
+        rows: list[bytes] = []
+        pieces: list[bytes] = []
+        first = self.sequence + 1
+        size_bytes = rows_count = 0
+        for sequence, raw in enumerate(entries, first):
+            entry_bytes = len(raw) + 4
+            if pieces and size_bytes + entry_bytes > SLICE_BYTES_MAX:
+                rows += (head, copy_rows.journal_slice(first, sequence - first, size_bytes), *pieces)
+                rows_count, first, size_bytes = rows_count + 1, sequence, 0
+                pieces.clear()
+            pieces += (len(raw).to_bytes(4, "big"), raw)
+            size_bytes += entry_bytes
+        rows += (head, copy_rows.journal_slice(first, self.sequence + len(entries) + 1 - first, size_bytes), *pieces)
+        self.journal.add(rows, rows_count + 1)
+
     def stock(self) -> dict[str, StockDifference]:
         """By how much each SKU's units change."""
+        self._count_baskets()
         for (kind, returned, sku, pool), quantity in self._units.items():
             self._move(order_effects(kind, [UnitsTaken(sku, pool, quantity)], returned=returned))
         self._units.clear()
@@ -274,7 +304,7 @@ class Folding:
         return self.sale
 
     def _use_sale(self, sale: SaleRow | None) -> None:
-        self._lines.clear()  # they hold outer codes
+        self._count_baskets()  # they hold outer codes
         self._outer_codes = sale.outer_codes if sale is not None else {}
         self._documents = None if sale is None else FeedDocuments(self.sale_id, sale.labels, sale.outer_codes)
 
@@ -296,22 +326,43 @@ class Folding:
         order = entry.order
         if order.sequence != sequence:
             raise JournalUnreadable(f"the order held in entry {sequence} says that it was in {order.sequence}")
-        if self.sale is None:
-            self._known_sale(sequence)
-        self._slice.orders.append(copy_rows.order_row(self._order_head, self._era_base, entry.digest, order))
-        self._put_lines(sequence, order)
-        self._count_units(journal.Held, order)
+        basket = self._basket(sequence, order)
+        basket.orders += 1
+        own = copy_rows.order_row(self._order_head, self._era_base, entry.digest, order)
+        self._slice.orders += (own, basket.row_rest)
+        for position, line in enumerate(basket.further_lines, 2):
+            self._slice.lines += (self._line_head, copy_rows.line_order(sequence, position), line)
 
-    def _put_lines(self, sequence: int, order: OrderRecord) -> None:
-        pieces, packed, in_order = self._slice.lines, self._lines, copy_rows.line_order(sequence)
-        for position, (line, paid_minor) in enumerate(zip(order.lines, order.paid_minor_by_line(), strict=True), 1):
-            key = (position, paid_minor, line)
-            rest = packed.get(key)
-            if rest is None:
-                rest = copy_rows.line_rest(position, line, paid_minor, self._outer_codes.get(line.sku))
-                if len(packed) < LINES_KEPT_MAX:
-                    packed[key] = rest
-            pieces += (self._line_head, in_order, rest)
+    def _basket(self, sequence: int, order: OrderRecord) -> _Basket:
+        """That which an order belongs to."""
+        amounts = (order.channel, order.currency, order.discount_minor, order.freight_minor, order.amount_minor)
+        key = (*amounts, *order.lines, *order.own_units)
+        found = self._baskets.get(key)
+        if found is None:
+            if len(self._baskets) == BASKETS_KEPT_MAX:
+                self._count_baskets()
+            found = self._baskets[key] = self._make_basket(sequence, order)
+        return found
+
+    def _make_basket(self, sequence: int, order: OrderRecord) -> _Basket:
+        self._known_sale(sequence)
+        if not order.lines:
+            raise JournalUnreadable(f"the order held in entry {sequence} has no line")
+        shares, codes = order.paid_minor_by_line(), self._outer_codes
+        first, *further = [
+            (self._era_base, line, paid_minor, codes.get(line.sku))
+            for line, paid_minor in zip(order.lines, shares, strict=True)
+        ]
+        row_rest = copy_rows.order_rest(order, copy_rows.line_rest(*first))
+        return _Basket(order.units, row_rest, [copy_rows.line_rest(*each) for each in further])
+
+    def _count_baskets(self) -> None:
+        """Take over what the baskets counted, and begin with new ones."""
+        for basket in self._baskets.values():
+            for sku, pool, quantity in ((units.sku, units.pool, units.quantity) for units in basket.units):
+                key = (journal.Held, True, sku, pool)
+                self._units[key] = self._units.get(key, 0) + quantity * basket.orders
+        self._baskets.clear()
 
     def _put_change(self, sequence: int, at_ms: int, order: OrderRecord, *, paid: bool = False) -> None:
         if order.changed_sequence != sequence or not 0 < order.sequence < sequence:
@@ -405,30 +456,21 @@ def _time(at_ms: int) -> datetime:
     return _UNIX_EPOCH + timedelta(milliseconds=at_ms)
 
 
-def _tag(entry: type[Struct]) -> int:
-    tag = entry.__struct_config__.tag
-    assert isinstance(tag, int)
-    return tag
-
-
-_APPLY: dict[type[Entry], tuple[int, Callable[..., None]]] = {
-    entry: (_tag(entry), apply)
-    for entry, apply in (
-        (journal.Held, Folding._held),
-        (journal.Settled, Folding._settled),
-        (journal.Cancelled, Folding._given_back),
-        (journal.Expired, Folding._given_back),
-        (journal.Reinstated, Folding._settled),
-        (journal.PaymentTooLate, Folding._refund_due),
-        (journal.DuplicatePayment, Folding._refund_due),
-        (journal.SaleDefined, Folding._sale_defined),
-        (journal.StockChanged, Folding._stock_changed),
-        (journal.SaleOpened, Folding._sale_opened),
-        (journal.SalePaused, Folding._sale_paused),
-        (journal.SaleResumed, Folding._sale_resumed),
-        (journal.SaleClosed, Folding._sale_closed),
-        (journal.SaleDeleted, Folding._sale_deleted),
-        (journal.PartitionOpened, Folding._partition_opened),
-    )
+_APPLY: dict[type[Entry], Callable[..., None]] = {
+    journal.Held: Folding._held,
+    journal.Settled: Folding._settled,
+    journal.Cancelled: Folding._given_back,
+    journal.Expired: Folding._given_back,
+    journal.Reinstated: Folding._settled,
+    journal.PaymentTooLate: Folding._refund_due,
+    journal.DuplicatePayment: Folding._refund_due,
+    journal.SaleDefined: Folding._sale_defined,
+    journal.StockChanged: Folding._stock_changed,
+    journal.SaleOpened: Folding._sale_opened,
+    journal.SalePaused: Folding._sale_paused,
+    journal.SaleResumed: Folding._sale_resumed,
+    journal.SaleClosed: Folding._sale_closed,
+    journal.SaleDeleted: Folding._sale_deleted,
+    journal.PartitionOpened: Folding._partition_opened,
 }
-"""Each kind of entry: the number it is written under, and what it changes."""
+"""What each kind of entry changes."""

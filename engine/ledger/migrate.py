@@ -17,8 +17,8 @@ MIGRATIONS = Path(__file__).with_name("migrations")
 CONNECT_TIMEOUT_SECONDS = 10.0
 MIGRATION_TIMEOUT_SECONDS = 600.0
 """How long another process' migration, or one's own, may take."""
-OLDEST_VERSION = "v0002"
-"""What came before cannot be taken over: its order ids have another length."""
+OLDEST_VERSION = "v0003"
+"""What came before cannot be taken over, and was never released."""
 _ADVISORY_LOCK = 0x6D69616F63616E67  # "miaocang"; any number that nobody else uses
 
 

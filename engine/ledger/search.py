@@ -125,10 +125,10 @@ async def _conditions_of(
         if partition is None:
             return None
         conditions.add("if_partition", partition.partition_id)
-    for name in ("buyer_id", "reference", "payment_id"):
+    for name in ("buyer_id", "reference", "payment_id", "sku"):
         if (text := getattr(query, name)) is not None:
             conditions.add(f"if_{name}", text_number(text), text)
-    for name in ("channel", "sku", "status"):
+    for name in ("channel", "status"):
         if (wanted := getattr(query, name)) is not None:
             conditions.add(f"if_{name}", wanted)
     if query.status is OrderStatus.HELD:

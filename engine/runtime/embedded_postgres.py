@@ -9,7 +9,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from engine.runtime.child import BEHIND_BUYERS_NICENESS, ChildPlan, die_with_parent
+from engine.runtime.child import ChildPlan, die_with_parent
 from engine.runtime.data_directory import DataDirectory
 from engine.runtime.process_identity import (
     ProcessIdentity,
@@ -18,6 +18,7 @@ from engine.runtime.process_identity import (
     send_signal,
     wait_until_gone,
 )
+from engine.runtime.processor_share import BEHIND_BUYERS
 from engine.runtime.refusals import StartRefused
 from engine.runtime.server_account import ServerAccount, choose_server_account
 from engine.settings import child_environment
@@ -53,6 +54,8 @@ tcp_user_timeout = '20s'
 
 shared_buffers = '128MB'
 max_wal_size = '2GB'
+min_wal_size = '1GB'   # so much of its log is written over and over: a new file is filled with zeros and synced first,
+                       # which doubles what goes to the disk that Redis writes to as well
 jit = off
 timezone = 'UTC'
 log_timezone = 'UTC'
@@ -104,7 +107,7 @@ async def plan_postgres(directory: DataDirectory, port: int, password: str) -> C
         ready_seconds=RECOVERY_SECONDS_MAX,
         stop_signals=(signal.SIGINT, signal.SIGQUIT),  # a fast end with a checkpoint; else at once, and recover later
         death_signal=signal.SIGQUIT,
-        niceness=BEHIND_BUYERS_NICENESS,
+        share=BEHIND_BUYERS,
     )
 
 

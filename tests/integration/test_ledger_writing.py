@@ -4,13 +4,16 @@ import asyncio
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from engine.domain.errors import JournalUnreadable, LedgerUnavailable
-from engine.domain.journal import JOURNAL_FORMAT, JournalRecord
+from engine.domain.journal import JOURNAL_FORMAT, Held, JournalRecord
+from engine.ledger import folding
 from engine.ledger.connect import LedgerPool, open_pool
 from engine.ledger.feed import Feed
 from engine.ledger.persister import LedgerWriter, Passing
 from engine.ledger.sales import journal_after, known_partition, levels, orders_after, retire, sale_document
+from engine.ledger.search import OrderQuery, search
 from tests.integration.journal_maker import JournalMaker
 from tests.integration.ledger_pools import reading, writing
 
@@ -48,7 +51,9 @@ def a_busy_journal(sale_id: str = "live-1") -> JournalMaker:
 
 async def everything(pool: LedgerPool) -> dict[str, list[tuple]]:
     """All that the ledger holds of its sales, but for when it was written."""
-    tables = ("journal", "order_states", "order_lines", "order_changes", "stock", "feed", "counters", "sales")
+    tables = (
+        "journal", "order_states", "order_lines", "order_changes", "stock", "feed", "counters", "sales",
+    )  # fmt: skip
     found = {
         table: [tuple(row) for row in await pool.fetch(f"SELECT * FROM {table} AS it ORDER BY it::text")]
         for table in tables
@@ -90,6 +95,91 @@ async def test_the_ledger_keeps_the_exact_bytes_of_every_entry(writing: LedgerPo
     assert [entry.sequence for entry in kept] == list(range(1, maker.sequence + 1))
 
 
+async def test_entries_that_share_a_row_are_each_found_with_their_own_bytes(
+    writing: LedgerPool, reading: LedgerPool
+) -> None:
+    large = {f"sku-{number}-{'x' * 90}": 1 for number in range(200)}  # has a row of its own
+    maker = JournalMaker("live-1")
+    maker.define({"A": 1000, **large})
+    maker.open()
+    for number in range(50):
+        maker.hold(buyer_id=f"u-{number}")
+    maker.hold(large, "u-large")
+    for number in range(49):
+        maker.hold(buyer_id=f"u-{number}")
+    maker.record()
+    await LedgerWriter(writing).write("live-1", maker.records)
+    ((_, encoded),) = maker.records
+    written = [bytes(raw) for raw in msgspec.msgpack.decode(encoded, type=JournalRecord).entries]
+    partition = await known_partition(reading, "live-1")
+    assert partition is not None and await reading.fetch_value("SELECT count(*) FROM journal_slices") < 20
+    for start in (0, 1, 29, 51, 52, 53, 101):
+        kept = await journal_after(reading, partition.partition_id, start, 7)
+        assert [entry.sequence for entry in kept] == [*range(start + 1, min(start + 7, 102) + 1)]
+        assert [entry.entry for entry in kept] == written[start : start + 7]
+        assert {entry.kind for entry in kept} <= {1, 8, 10}
+    assert len(await orders_after(reading, partition.partition_id, 0, 1000)) == 100
+
+
+async def test_lines_are_rows_wherever_they_lie_and_found_by_their_sku(
+    writing: LedgerPool, reading: LedgerPool
+) -> None:
+    maker = JournalMaker("live-1")
+    maker.define({"A": 1000, "B": 1000, "C": 1000})
+    maker.open()
+    maker.record()
+    writer, expected, with_c, defined = LedgerWriter(writing), [], [], 1
+    for number in range(12):
+        if number == 8:  # between two orders that are alike, and written together
+            maker.define(dict.fromkeys("ABC", 0), created=False)
+            defined = maker.version
+        lines = [{"A": 1}, {"B": 2, "A": 1}, {"A": 3, "B": 1, "C": 2}, {"A": 1}][number % 4]
+        order = maker.orders[maker.hold(lines, f"u-{number}")]
+        expected += [
+            (
+                order.sequence,
+                at,
+                line.line_id,
+                line.sku,
+                line.quantity,
+                line.quantity * 1990,
+                f"code-{line.sku}-{defined}",
+            )
+            for at, line in enumerate(order.lines, 1)
+        ]
+        with_c += [order.buyer_id] if "C" in lines else []
+        maker.record()
+        if number % 5 == 0:
+            await writer.write("live-1", maker.records)
+    await writer.write("live-1", maker.records)
+    columns = "order_sequence, position, line_id, sku, quantity, paid_minor, outer_code"
+    rows = await reading.fetch(f"SELECT {columns} FROM order_lines ORDER BY 1, 2")
+    assert [tuple(row) for row in rows] == expected
+    for found_by, buyers in (("C", with_c), ("A", [f"u-{number}" for number in range(12)]), ("D", [])):
+        page = await search(reading, OrderQuery(sku=found_by), "", 100)
+        assert [order["buyer_id"] for order in reversed(page.orders)] == buyers
+
+
+async def test_however_many_kinds_of_baskets_there_are_their_units_are_exact(
+    writing: LedgerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "BASKETS_KEPT_MAX", 3)
+    maker = JournalMaker("live-1")
+    maker.define({"A": 1000, "B": 1000})
+    maker.open()
+    for number in range(40):
+        kind = number // 4  # each four times in a row
+        maker.hold({"A": kind + 1} if kind % 2 else {"A": 1, "B": kind + 1}, f"u-{number}")
+    maker.record()
+    await LedgerWriter(writing).write("live-1", maker.records)
+    units = dict.fromkeys("AB", 0)
+    for order in maker.orders.values():
+        for line in order.lines:
+            units[line.sku] += line.quantity
+    found = await levels(writing, "live-1")
+    assert found is not None and {sku: row.held for sku, row in found.levels.items()} == units
+
+
 async def test_any_cut_and_any_repeat_of_a_journal_leave_the_same_ledger(writing: LedgerPool) -> None:
     maker = a_busy_journal()
     found = []
@@ -100,7 +190,7 @@ async def test_any_cut_and_any_repeat_of_a_journal_leave_the_same_ledger(writing
             await writer.write("live-1", maker.records[:prefix])
         assert (await writer.write("live-1", maker.records)).entries == 0
         found.append(await everything(writing))
-        tables = "partitions, journal, orders, order_lines, order_changes, stock, feed, sales"
+        tables = "partitions, journal_slices, orders, further_lines, order_changes, stock, feed, sales"
         await writing.execute(f"TRUNCATE {tables} RESTART IDENTITY")
         await writing.execute("UPDATE counters SET feed_sequence = 0")
     assert all(ledger == found[0] for ledger in found)
@@ -177,6 +267,19 @@ async def test_a_value_that_the_ledger_cannot_hold_is_the_journals_fault_and_no_
     maker.hold(held)
     maker.record()
     with pytest.raises(JournalUnreadable):
+        await LedgerWriter(writing).write("live-1", maker.records)
+
+
+async def test_an_order_without_a_line_is_the_journals_fault(writing: LedgerPool) -> None:
+    maker = JournalMaker("live-1")
+    maker.define({"A": 10})
+    maker.open()
+    order = maker.orders[maker.hold()]
+    following = maker.sequence + 1
+    empty = replace(order, sequence=following, changed_sequence=following, lines=[], own_units=[])
+    maker._add(Held("d" * 24, empty))
+    maker.record()
+    with pytest.raises(JournalUnreadable, match="has no line"):
         await LedgerWriter(writing).write("live-1", maker.records)
 
 

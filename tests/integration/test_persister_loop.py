@@ -17,7 +17,12 @@ from engine.observability import metrics
 from engine.partition.keyspace import partition_keys
 from engine.partition.partitions import Partitions
 from engine.settings import Settings
-from engine.worker.persist import Persister
+from engine.worker.persist import (
+    CALM_ENTRIES_PER_SECOND,
+    FULL_ENTRIES_PER_SECOND,
+    Persister,
+    pause_seconds_behind,
+)
 from tests.integration.ledger_pools import reading, writing
 from tests.lua.shop import Shop, sku
 
@@ -57,6 +62,7 @@ async def ledger_reaches(pool: LedgerPool, sale_id: str, sequence: int, seconds:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.alone
 async def test_a_settled_order_is_in_the_feed_within_two_seconds(
     shop: Shop, persisting: Persister, reading: LedgerPool
 ) -> None:
@@ -181,3 +187,9 @@ async def test_while_postgresql_is_away_the_lag_is_seen_to_grow(shop: Shop, part
     await pool.close()
     assert [entries for entries, _ in seen][-1] == 5
     assert seen[-1][1] > 1.0 and seen == sorted(seen)
+
+
+def test_the_pause_behind_a_group_is_short_while_there_is_time_and_long_when_all_is_wanted() -> None:
+    rates = (0.0, CALM_ENTRIES_PER_SECOND, 17_000, FULL_ENTRIES_PER_SECOND, 10**9)
+    pauses = [pause_seconds_behind(rate) for rate in rates]
+    assert pauses == [0.04, 0.04, pytest.approx(0.27), 0.5, 0.5]

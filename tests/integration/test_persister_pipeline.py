@@ -267,6 +267,32 @@ async def test_however_long_the_backlog_is_there_are_never_more_than_two_groups_
     assert metrics.BOUND_REACHED.labels(bound="persister_group")._value.get() > before
 
 
+async def test_behind_a_restart_the_ledger_is_asked_for_many_places_at_once(
+    partitions: Partitions, writing: LedgerPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(persist, "PLACES_AT_ONCE_MAX", 4)
+    shops = [Shop(partitions, f"live-{number}") for number in range(6)]
+    for each in shops:
+        await each.open(sku("A", 10_000), definition='{"skus": [{"sku": "A"}]}')
+    persister = make_persister(partitions, LedgerWriter(writing), 20, Passing())
+    while await persister.round():
+        pass
+    for each in shops:
+        await sell(each, 5)
+    asked: list[list[str]] = []
+
+    class Asked(LedgerWriter):
+        async def places(self, sale_ids):  # type: ignore[no-untyped-def]
+            asked.append(list(sale_ids))
+            return await super().places(sale_ids)
+
+    persister = make_persister(partitions, Asked(writing), 20, Passing())
+    while await persister.round():
+        pass
+    assert [len(each) for each in asked] == [4, 2]
+    assert [await offset(writing, each.sale_id) for each in shops] == [7] * 6
+
+
 async def test_a_batch_is_bounded_in_bytes_too(
     shop: Shop, partitions: Partitions, writing: LedgerPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,8 @@ SELECT definition::text AS definition, status, version FROM sales WHERE partitio
 
 -- name: journal
 -- Every entry of a partition behind a sequence number, in order.
-SELECT sequence, epoch, (extract(epoch FROM at) * 1000)::bigint AS at_ms, kind, entry FROM journal
-WHERE partition_id = $1 AND sequence > $2 ORDER BY sequence;
+SELECT sequence, epoch, (extract(epoch FROM at) * 1000)::bigint AS at_ms, entry FROM journal
+WHERE partition_id = $1 AND slice > $2 AND sequence > $2 ORDER BY slice, sequence;
 
 -- name: stock
 -- A partition's units by SKU.

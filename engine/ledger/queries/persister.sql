@@ -18,7 +18,8 @@ INSERT INTO partitions (sale_id) VALUES ($1) ON CONFLICT (sale_id, partition_num
 
 -- name: entry_at
 -- The bytes of one entry, to see that what a journal repeats is what the ledger holds.
-SELECT entry FROM journal WHERE partition_id = $1 AND sequence = $2;
+SELECT entries[$2 - first_sequence + 1] FROM journal_slices
+WHERE partition_id = $1 AND last_sequence >= $2 ORDER BY last_sequence LIMIT 1;
 
 -- name: sale
 -- A sale as of the last entry in the ledger.
@@ -26,11 +27,11 @@ SELECT definition::text AS definition, status, version, created_at, changed_at, 
        changed_sequence
 FROM sales WHERE sale_id = $1;
 
--- name: place
--- A partition with its offset, and the sale as of it where an entry has defined it.
-SELECT partitions.partition_id, persisted_sequence, definition::text AS definition, status, version, sales.created_at,
+-- name: places
+-- Some partitions with their offsets, and the sales as of them where an entry has defined them.
+SELECT partitions.sale_id, partitions.partition_id, persisted_sequence, definition::text AS definition, status, version, sales.created_at,
        changed_at, opened_at, closed_at, deleted_at, changed_sequence
-FROM partitions LEFT JOIN sales USING (sale_id) WHERE sale_id = $1 AND partition_number = 0;
+FROM partitions LEFT JOIN sales USING (sale_id) WHERE sale_id = ANY ($1::text[]) AND partition_number = 0;
 
 -- name: newest_era
 -- The era that rows of orders are written under now.

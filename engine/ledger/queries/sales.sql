@@ -38,12 +38,16 @@ FROM stock WHERE partition_id = ANY ($1::integer[]);
 -- name: journal_after
 -- Journal entries behind a sequence number, in order.
 SELECT sequence, epoch, at, kind, entry FROM journal
-WHERE partition_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3;
+WHERE partition_id = $1 AND slice > $2 AND sequence > $2 ORDER BY slice, sequence LIMIT $3;
 
 -- name: orders_after
 -- Orders with the whole record as of their last change (in the journal's bytes), in the order of their holds.
-SELECT orders.sequence, orders.digest, orders.status, orders.version, orders.changed_sequence, journal.kind, journal.entry
-FROM order_states AS orders JOIN journal ON journal.partition_id = orders.partition_id AND journal.sequence = orders.changed_sequence
+SELECT orders.sequence, orders.digest, orders.status, orders.version, orders.changed_sequence, changed.entry
+FROM order_states AS orders JOIN LATERAL (
+    SELECT entries[changed_sequence - first_sequence + 1] AS entry FROM journal_slices AS slices
+    WHERE slices.partition_id = orders.partition_id AND slices.last_sequence >= orders.changed_sequence
+    ORDER BY slices.last_sequence LIMIT 1
+) AS changed ON true
 WHERE orders.partition_id = $1 AND orders.sequence > $2 ORDER BY orders.sequence LIMIT $3;
 
 -- name: record_epoch

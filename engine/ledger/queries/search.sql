@@ -51,7 +51,8 @@ orders.partition_id IN (SELECT partition_id FROM stock WHERE held > 0);
 -- With a line of this SKU.
 (orders.partition_id, orders.sequence) IN (
     SELECT partition_id, order_sequence FROM order_lines
-    WHERE era = ANY (ARRAY(SELECT generate_series(1, last_value::integer) FROM order_eras)) AND sku = {}
+    WHERE sku_key = ANY (ARRAY(SELECT era << 32 | {}::bigint FROM order_eras, generate_series(1, last_value) AS era))
+        AND sku = {}
 );
 
 -- name: if_before_in_partition
