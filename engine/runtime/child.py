@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.runtime.log_file import open_log
+from engine.runtime.processor_share import AS_IT_COMES, ProcessorShare, take
 
 PR_SET_PDEATHSIG = 1
-BEHIND_BUYERS_NICENESS = 5
-"""Of the ledger's processes: when the processors are full, a third of the share of those that buyers wait for. The
-journal is on disk by then, so that nobody waits for the ledger; and it gets enough not to fall behind for long."""
 _libc = ctypes.CDLL(None, use_errno=True)  # loaded here: between fork and exec as little as possible may happen
 
 
@@ -41,7 +39,7 @@ class ChildPlan:
     A process with a `slot` (descriptors of listening sockets, which it inherits) may be replaced while it serves: by
     closing the pipe it asks for that, and `leave_signals` tell it that its successor serves.
 
-    `niceness` is added to the supervisor's own, where others are to have the processor first.
+    `share` is what it is to have of the processors.
     """
 
     kind: str
@@ -55,7 +53,7 @@ class ChildPlan:
     death_signal: signal.Signals = signal.SIGKILL
     slot: tuple[int, ...] = ()
     leave_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
-    niceness: int = 0
+    share: ProcessorShare = AS_IT_COMES
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +95,7 @@ async def start_child(plan: ChildPlan) -> RunningChild:
             env=dict(plan.environment),
             pass_fds=plan.slot if ready_write is None else (*plan.slot, ready_write),
             start_new_session=True,
-            preexec_fn=die_with_parent(plan.death_signal, plan.niceness),
+            preexec_fn=die_with_parent(plan.death_signal, plan.share),
         )
     except BaseException:
         if ready_read is not None:
@@ -122,15 +120,17 @@ async def wait_for_ready_byte(descriptor: int) -> bool:
     return os.read(descriptor, 1) != b""
 
 
-def die_with_parent(death_signal: signal.Signals, niceness: int = 0) -> Callable[[], None]:
-    """What a forked child does before it becomes its program: ask to be sent `death_signal` when this process ends."""
+def die_with_parent(death_signal: signal.Signals, share: ProcessorShare = AS_IT_COMES) -> Callable[[], None]:
+    """What a forked child does before it becomes its program: ask to be sent `death_signal` when this process ends.
+
+    And for its share of the processors.
+    """
     parent_pid = os.getpid()
 
     def arrange() -> None:
         _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0)
         if os.getppid() != parent_pid:  # it ended before the line above: the kernel will not tell us any more
             os._exit(1)
-        if niceness:
-            os.nice(niceness)
+        take(share)
 
     return arrange

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.runtime.child import ChildPlan
 from engine.runtime.data_directory import DataDirectory
+from engine.runtime.processor_share import BUYERS_WAIT
 from engine.runtime.refusals import StartRefused
 from engine.settings import child_environment
 from engine.web.private_file import replace_private_file
@@ -90,6 +91,7 @@ async def plan_redis(directory: DataDirectory, port: int, password: str) -> Chil
         log_path=directory.log / "redis.log",
         is_ready=lambda _pid: answers_ping(port, password),
         ready_seconds=LOADING_SECONDS_MAX,
+        share=BUYERS_WAIT,
     )
 
 

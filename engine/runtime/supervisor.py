@@ -22,7 +22,7 @@ import msgspec
 
 from engine.domain.errors import LedgerUnavailable
 from engine.ledger.migrate import is_at_head
-from engine.runtime.child import BEHIND_BUYERS_NICENESS, ChildPlan, die_with_parent
+from engine.runtime.child import ChildPlan, die_with_parent
 from engine.runtime.data_directory import (
     DataDirectory,
     clear_last_run,
@@ -35,6 +35,7 @@ from engine.runtime.keeper import Keeper
 from engine.runtime.log_file import cut_log_if_large
 from engine.runtime.ports import Slot, bind_slots, listen_in, pick_free_port, require_free_port, url_for
 from engine.runtime.process_identity import ProcessIdentity, send_signal, wait_until_gone
+from engine.runtime.processor_share import AS_IT_COMES, BEHIND_BUYERS, BUYERS_WAIT
 from engine.runtime.refusals import StartRefused
 from engine.runtime.secrets_file import Secrets, read_or_make_secrets
 from engine.runtime.store_servers import Stores, plan_stores
@@ -49,6 +50,8 @@ LOOK_FOR_FAILURES_SECONDS = 0.2  # processes join those that are waited for whil
 SERVING_SHARE_OF_DRAIN = 0.7  # of the time to drain, so that the worker and the stores have some left
 WORKER_DRAIN_SECONDS_MIN = 1.0  # it gets what the serving processes have left of the time
 STORES_STOP_SECONDS = 1.5
+
+PROCESSOR_SHARES = {"gateway": BUYERS_WAIT, "worker": BEHIND_BUYERS}
 
 # -P: a directory called `engine` where the command was typed must not be taken for ours.
 ENGINE_COMMANDS: Mapping[str, tuple[str, ...]] = {
@@ -209,7 +212,7 @@ class Supervisor:
             stop_signals=(signal.SIGINT,) if slot else (signal.SIGTERM,),
             leave_signals=(signal.SIGTERM, signal.SIGINT),
             slot=tuple(listener.fileno() for listener in slot),
-            niceness=BEHIND_BUYERS_NICENESS if kind == "worker" else 0,
+            share=PROCESSOR_SHARES.get(kind, AS_IT_COMES),
         )
 
     def _environment(self, kind: str, directory: DataDirectory, stores: Stores) -> dict[str, str]:

@@ -113,6 +113,9 @@ async def test_up_is_ready_ends_cleanly_and_goes_on_with_the_same_keys_and_data(
         "worker": 1,
         "backoffice": 1,
     }
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    behind = {kind for kind, pids in first["processes"].items() if os.getpriority(os.PRIO_PROCESS, pids[0]) > own}
+    assert behind == {"postgres", "worker"}
     assert set(first["keys"]) == {"checkout", "ops", "erp"}
     assert answers(first["gateway_url"])
     assert answers(first["backoffice_url"])
@@ -140,6 +143,7 @@ async def test_up_is_ready_ends_cleanly_and_goes_on_with_the_same_keys_and_data(
     assert again.end(signal.SIGINT) == 0
 
 
+@pytest.mark.alone
 def test_every_killed_process_is_replaced_and_listed_and_a_second_up_is_turned_away(
     start_engine: Callable[..., Engine],
 ) -> None:
