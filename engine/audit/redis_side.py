@@ -44,8 +44,6 @@ class PartitionMoved(Exception):
 class Scan:
     """What was found in Redis past the script, to be judged when the orders have been scanned."""
 
-    currency: str
-    """The sale's, which Redis does not repeat in each order that has ended."""
     orders: Differences = field(default_factory=Differences)
     seen: set[str] = field(default_factory=set)
     orders_equal: int = 0
@@ -129,7 +127,7 @@ async def _audit_absent(
 
 async def _state(inspection: PartitionInspection, sale_id: str) -> dict[str, str]:
     try:
-        return await inspection.state(sale_id, ("status", "sequence", "epoch", "frozen", "retired", "currency"))
+        return await inspection.state(sale_id, ("status", "sequence", "epoch", "frozen", "retired"))
     except PartitionUnavailable as error:
         raise CannotTell(f"Redis cannot be asked: {error}") from error
 
@@ -279,7 +277,7 @@ def _check_sale(side: LedgerSide, sale: SaleSnapshot) -> Check:
 
 
 async def _check_scans(inspection: PartitionInspection, side: LedgerSide) -> list[Check]:
-    scan = Scan((await _state(inspection, side.sale_id))["currency"])
+    scan = Scan()
     digests_by_buyer: dict[str, list[str]] = {}
     for number, (digest, order) in enumerate(side.fold.orders()):
         digests_by_buyer.setdefault(f"{order.channel}:{order.buyer_id}", []).append(digest)
@@ -323,7 +321,7 @@ async def _scan_buyers(
     """Buyers and their newest orders: one row holds both, so that they are of one moment."""
     unseen = set(digests_by_buyer)
     seen_parts: set[str] = set()
-    async for part, row in inspection.buyers(side.sale_id, scan.currency):
+    async for part, row in inspection.buyers(side.sale_id):
         if part in seen_parts:
             continue
         seen_parts.add(part)
@@ -347,22 +345,26 @@ async def _scan_buyers(
 
 
 async def _scan_due(inspection: PartitionInspection, side: LedgerSide, scan: Scan) -> None:
-    unseen = set(side.fold.open_holds)
+    """Each open hold once, at its deadline. Orders that ended before their deadline may be in the index until then."""
+    open_holds = side.fold.open_holds
+    unseen = set(open_holds)
     async for digest, deadline_ms in inspection.due(side.sale_id):
-        unseen.discard(digest)
-        expected = side.fold.open_holds.get(digest)
-        if expected is None:
-            scan.due_candidates[digest] = f"order {digest} is in the index, and not held"
-        elif expected != deadline_ms:
-            words = f"order {digest} is in the index at {deadline_ms}, and held until {expected}"
-            scan.due_candidates[digest] = words
+        if digest in unseen:
+            unseen.discard(digest)
+            if open_holds[digest] != deadline_ms:
+                words = f"order {digest} is in the index at {deadline_ms}, and held until {open_holds[digest]}"
+                scan.due_candidates[digest] = words
+        elif digest in open_holds:
+            scan.due_candidates[digest] = f"order {digest} is in the index twice"
+        elif digest not in side.fold.digests:
+            scan.due_candidates[digest] = f"order {digest} is in the index, and not in the journal"
     for digest in unseen:
         scan.due_candidates[digest] = f"order {digest} is held, and not in the index"
 
 
 async def _scan_moved_orders(inspection: PartitionInspection, side: LedgerSide, scan: Scan) -> None:
     """After the rows: an order that moves out of one meanwhile is seen here, or in both."""
-    async for digest, order in inspection.moved_orders(side.sale_id, scan.currency):
+    async for digest, order in inspection.moved_orders(side.sale_id):
         if order is None:
             scan.orders.add(f"order {digest} in Redis cannot be read")
         else:

@@ -21,7 +21,6 @@ class Hold(Struct, tag="hold", array_like=True, frozen=True):
     digest: str
     channel: str
     buyer_id: str
-    body_digest: str
     reference: str
     """Empty where there is none."""
     discount_minor: int
@@ -39,7 +38,6 @@ class Hold(Struct, tag="hold", array_like=True, frozen=True):
             self.digest[BUYER_PART_LENGTH:],
             self.channel,
             self.buyer_id,
-            self.body_digest,
             self.reference,
             self.discount_minor,
             self.freight_minor,
@@ -56,7 +54,6 @@ class Hold(Struct, tag="hold", array_like=True, frozen=True):
             digest=order_id.digest,
             channel=request.channel,
             buyer_id=request.buyer_id,
-            body_digest=request.digest(),
             reference="" if request.reference is UNSET else request.reference,
             discount_minor=request.discount_minor,
             freight_minor=request.freight_minor,

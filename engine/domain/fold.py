@@ -614,7 +614,7 @@ def _fixed_parts(order: OrderRecord) -> tuple[object, ...]:
         order.channel,
         order.buyer_id,
         order.reference,
-        order.body_digest,
+        order.amount_expected,
         order.sequence,
         order.created_at_ms,
         order.held_until_ms,

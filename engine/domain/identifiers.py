@@ -13,6 +13,7 @@ POOL_PATTERN = r"^[a-z][a-z0-9_]{0,31}\Z"
 TEXT_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*\Z"
 """Neither control characters (Unicode's Cc) nor lone surrogates, which no store could keep."""
 CURRENCY_PATTERN = r"^[A-Z]{3}\Z"
+ORDER_ID_PATTERN = r"^[A-Za-z0-9_-]{24}\." + SALE_ID_PATTERN.removeprefix("^")
 IDEMPOTENCY_KEY_PATTERN = r"^[\x21-\x7e]{1,255}\Z"
 
 PRICE_MINOR_MAX = 10**9
@@ -87,7 +88,7 @@ def order_digest(sale_id: str, channel: str, buyer_id: str, idempotency_key: str
     digest = _buyer_digest(sale_id, channel, buyer_id)
     buyer_half = digest.digest()
     digest.update(idempotency_key.encode())
-    return _text(buyer_half + digest.digest())
+    return b2a_base64(buyer_half + digest.digest(), newline=False).translate(_URL_SAFE).decode()
 
 
 def _buyer_digest(sale_id: str, channel: str, buyer_id: str) -> blake2b:
@@ -111,8 +112,5 @@ def is_idempotency_key(text: str) -> bool:
 
 
 def body_digest(encoded: bytes) -> str:
-    """72 bits that tell whether a repeated request is the same, of its canonical encoding: 12 characters.
-
-    Only the same buyer, under the same key, could gain by finding two bodies with one digest: their first order again.
-    """
+    """72 bits that tell whether a repeated document is the same, of its canonical encoding: 12 characters."""
     return _text(blake2b(encoded, digest_size=_HALF_BYTES).digest())

@@ -5,7 +5,6 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import Annotated, Any
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from engine.domain.identifiers import (
@@ -18,17 +17,13 @@ from engine.domain.identifiers import (
     Currency,
     Name,
     OrderId,
-    body_digest,
 )
 from engine.domain.money import split_by_value
 
-RECORD_FORMAT = 2
+RECORD_FORMAT = 3
 TIMES_MAX = 4096
 """Times whose text is remembered: all orders of a batch share a few."""
 SHARED_POOL = "shared"
-
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class OrderStatus(IntEnum):
@@ -86,21 +81,6 @@ class HoldRequest(Struct, frozen=True):
             for position, line in enumerate(self.lines, 1)
         ]
 
-    def canonical(self) -> bytes:
-        """All that a repeat must share with the first request but the reference: defaults filled in, lines in order."""
-        expected = -1 if self.expected_amount_minor is UNSET else self.expected_amount_minor
-        return _encode((self.numbered_lines(), self.discount_minor, self.freight_minor, expected))
-
-    def digest(self) -> str:
-        """Of all that a repeat must share with the first request."""
-        reference = "" if self.reference is UNSET else self.reference
-        return request_digest(self.canonical(), reference)
-
-
-def request_digest(canonical: bytes, reference: str) -> str:
-    """The digest of a hold request, by its canonical form (which tells where it ends) and its reference."""
-    return body_digest(canonical + reference.encode())
-
 
 class SettleRequest(Struct, frozen=True):
     """The body of `POST /v1/orders/{order_id}/settle`."""
@@ -149,7 +129,8 @@ class OrderRecord(Struct, array_like=True, frozen=True):
     buyer_id: str
     reference: str
     """The caller's own order number; empty where none was given."""
-    body_digest: str
+    amount_expected: bool
+    """Whether the request said what it would be: all that a repeat must share with it is here (§3 of the contract)."""
     sequence: int
     """The hold's sequence number."""
     created_at_ms: int

@@ -15,7 +15,11 @@ from engine.gateway.documents import (
     OrdersDocument,
 )
 from engine.gateway.handlers import OrderHandlers, Submitter, unique_line_ids
+from engine.gateway.hot_holds import HotHolds
+from engine.gateway.hot_settles import HotSettles
 from engine.gateway.readiness import Watched, frozen_sales
+from engine.partition.partitions import Partitions
+from engine.web.fast_lane import HotHandler
 from engine.web.interface import Interface
 from engine.web.key_store import Principal
 from engine.web.openapi import openapi_document
@@ -26,6 +30,8 @@ from engine.web.routes import Route, RouteTable, Success
 NAME = "gateway"
 BODY_BYTES_MAX = 64 * 1024
 ROLE = "checkout"
+HOLD_ROUTE = "/v1/sales/{sale_id}/orders"
+SETTLE_ROUTE = "/v1/orders/{order_id}/settle"
 
 _UNAVAILABLE = (Code.OVERLOADED, Code.FROZEN, Code.OUTCOME_UNKNOWN)
 _DESCRIPTION = (
@@ -49,6 +55,11 @@ def gateway_interface(
     return Interface(NAME, table, principal, BODY_BYTES_MAX)
 
 
+def hot_handlers(partitions: Partitions) -> dict[str, HotHandler]:
+    """The handlers for the fast lane of the routes on which a sale's load comes, by their templates."""
+    return {HOLD_ROUTE: HotHolds(partitions).take, SETTLE_ROUTE: HotSettles(partitions).take}
+
+
 def _order_routes(handlers: OrderHandlers) -> list[Route]:
     order = Success("The order.", OrderDocument)
     repeated = Success("The order; or the same again.", OrderDocument, headers=("Idempotent-Replayed",))
@@ -62,7 +73,7 @@ def _order_routes(handlers: OrderHandlers) -> list[Route]:
     return [
         route(
             "POST",
-            "/v1/sales/{sale_id}/orders",
+            HOLD_ROUTE,
             handlers.hold,
             "Hold units for a buyer until a deadline",
             {
@@ -102,7 +113,7 @@ def _order_routes(handlers: OrderHandlers) -> list[Route]:
         route("GET", "/v1/orders/{order_id}", handlers.read_order, "An order with its current status", {200: order}),
         route(
             "POST",
-            "/v1/orders/{order_id}/settle",
+            SETTLE_ROUTE,
             handlers.settle,
             "Confirm an order's payment",
             {200: repeated},

@@ -52,7 +52,7 @@ class OrderHandlers:
         reply = await self._ask(order_id.sale_id, Hold.of(order_id, request))
         HOLD_SECONDS_BUFFER.observe(time.perf_counter() - call.arrived)
         if reply.outcome is Outcome.DONE:
-            return Answer(201, held_document(order_id, request, reply.detail), (("Content-Type", JSON),))
+            return Answer(201, held_document(*order_id, request, reply.detail), (("Content-Type", JSON),))
         if reply.outcome is Outcome.REPEATED:
             return json_answer(200, order_document(order_id, reply.order()), _REPLAYED)
         return refusal(reply.outcome, reply.detail)
@@ -68,7 +68,7 @@ class OrderHandlers:
         request: SettleRequest = call.body
         reply = await self._ask(order_id.sale_id, Settle.of(order_id, request))
         if reply.outcome in RECORDED_REFUSALS:
-            problem = refusal(reply.outcome, reply.detail)
+            problem = order_refusal(reply)
             headers = _REPLAYED if reply.recorded_before else ()
             return Problem(problem.code, problem.detail, problem.members, headers)
         return _order_answer(order_id, reply)
@@ -130,6 +130,11 @@ def _order_answer(order_id: OrderId, reply: Reply) -> Answer | Problem:
         return json_answer(200, order_document(order_id, reply.order()))
     if reply.outcome is Outcome.REPEATED:
         return json_answer(200, order_document(order_id, reply.order()), _REPLAYED)
-    if reply.outcome in _NO_SUCH_ORDER:  # whoever names an order asks for no sale
+    return order_refusal(reply)
+
+
+def order_refusal(reply: Reply) -> Problem:
+    """The partition's "no" to whoever named an order, and so asks for no sale."""
+    if reply.outcome in _NO_SUCH_ORDER:
         return refusal(Outcome.ORDER_NOT_FOUND, ())
     return refusal(reply.outcome, reply.detail)

@@ -4,9 +4,8 @@ The rules are those of the general route (`handlers.OrderHandlers.hold`), and so
 right here is left to that route, which finds out what is wrong with it and says so.
 """
 
-import time
 from functools import lru_cache, partial
-from typing import NamedTuple
+from time import perf_counter
 
 import orjson
 import structlog
@@ -14,26 +13,31 @@ from msgspec import UNSET, UnsetType
 
 from engine.domain.commands import Hold
 from engine.domain.errors import MiaocangError
-from engine.domain.identifiers import OrderId, order_digest
-from engine.domain.orders import HoldRequest, RequestedLine, order_document, request_digest
+from engine.domain.identifiers import ORDER_DIGEST_LENGTH, OrderId, order_digest
+from engine.domain.orders import HoldRequest, RequestedLine, order_document
 from engine.domain.outcomes import Outcome
 from engine.gateway.documents import held_document
+from engine.gateway.hot_answers import Rendered, rendered_failure, rendered_problem
 from engine.gateway.plain_holds import PlainHold, plain_hold
 from engine.observability.metrics import HOLD_SECONDS_BUFFER, REFUSALS_BUFFER
 from engine.partition.codec import Reply
+from engine.partition.hold_template import EncodedHold, HoldTemplate
 from engine.partition.partitions import Partitions
 from engine.web.answers import SUCCESS_CODE
 from engine.web.fast_lane import HotRequest
-from engine.web.problems import INTERNAL, Problem, failure, refusal
+from engine.web.problems import INTERNAL, Code, refusal
 
 CARTS_MAX = 4096
 """Carts whose digest is remembered: in a flash sale nearly all are one of a few."""
 REFUSALS_MAX = 4096
 """Refusals whose document is remembered: after the first second of a flash sale nearly all say the same."""
 
-_SOLD_OUT = int(Outcome.SOLD_OUT)
-"""A number here, as a code is plain text in what is answered: an enum's members are hashed by a function in Python."""
+_DONE, _REPEATED, _SOLD_OUT = Outcome.DONE, Outcome.REPEATED, Outcome.SOLD_OUT
+"""By names of their own: to look up a member of an enum costs as much as ten other look-ups."""
+_SOLD_OUT_LABELS = (Code.SOLD_OUT.value,)
 
+observe_hold_seconds = HOLD_SECONDS_BUFFER.observe
+count_refusals = REFUSALS_BUFFER.counts
 _log = structlog.get_logger(__name__)
 
 
@@ -44,6 +48,9 @@ class HotHolds:
         self._post = partitions.post
         self._is_short = partitions.is_short
         self._post_if_short = partitions.post_if_short
+        self._last_short: Reply | None = None
+        self._last_refusal = rendered_problem(INTERNAL)
+        """What it was rendered to."""
 
     def take(self, request: HotRequest) -> None:
         """Answer a hold: 201, 200 for one made before, or the refusal; at once, or when the partition has answered."""
@@ -62,25 +69,29 @@ class HotHolds:
         self._hold(request, hold)
 
     def _hold(self, request: HotRequest, hold: PlainHold) -> None:
-        digest = order_digest(request.sale_id, hold.channel, hold.buyer_id, request.idempotency_key)
+        digest = order_digest(request.sale_id, hold.channel, hold.buyer_id, request.own)
         self._post(request.sale_id, hold_command(hold, digest), partial(_answer, request, hold, digest))
 
     def _answer_short(self, request: HotRequest, hold: PlainHold, reply: Reply | MiaocangError | None) -> None:
         """Answer what was known to be short; where it is not, or its price is not what was expected, ask in full."""
-        if isinstance(reply, Reply) and reply.outcome is Outcome.SOLD_OUT:
-            sku, available, unit_price_minor = reply.detail
+        if isinstance(reply, Reply) and reply.outcome is _SOLD_OUT:
             expected = hold.expected_amount_minor
-            if expected is UNSET or expected == hold.lines[0].quantity * unit_price_minor:
-                request.answer(*_counted_refusal(request, _SOLD_OUT, sku, available))
+            if expected is UNSET or expected == hold.lines[0].quantity * reply.detail[2]:
+                observe_hold_seconds(perf_counter() - request.arrived)
+                request.answer(*self._sold_out(reply))
                 return
         elif reply is not None:
             _answer(request, hold, "", reply)  # no order, so no digest
             return
         self._hold(request, hold)
 
-
-_Rendered = tuple[int, bytes, str, bool]
-"""What `HotRequest.answer` takes: status, body, code, whether it is a replay."""
+    def _sold_out(self, reply: Reply) -> Rendered:
+        """The refusal, counted. All who wanted the same in one tick are given one reply, so it is rendered once."""
+        if reply is not self._last_short:
+            self._last_short = reply
+            self._last_refusal = _refused(int(_SOLD_OUT), *reply.detail[:2])
+        count_refusals[_SOLD_OUT_LABELS] += 1
+        return self._last_refusal
 
 
 def _answer(request: HotRequest, hold: HoldRequest, digest: str, reply: Reply | MiaocangError) -> None:
@@ -89,73 +100,49 @@ def _answer(request: HotRequest, hold: HoldRequest, digest: str, reply: Reply | 
         answer = _rendered(request, hold, digest, reply)
     except Exception:
         _log.exception("request_defect", interface="gateway", route="hot hold", sale=request.sale_id)
-        answer = _problem(INTERNAL)
+        answer = rendered_problem(INTERNAL)
     request.answer(*answer)
 
 
-def _rendered(request: HotRequest, hold: HoldRequest, digest: str, reply: Reply | MiaocangError) -> _Rendered:
+def _rendered(request: HotRequest, hold: HoldRequest, digest: str, reply: Reply | MiaocangError) -> Rendered:
     if isinstance(reply, MiaocangError):
-        problem = failure(reply)
-        if problem is None:
-            raise reply
-        return _problem(problem)
+        return rendered_failure(reply)
+    observe_hold_seconds(perf_counter() - request.arrived)
     outcome = reply.outcome
-    if outcome is not Outcome.DONE and outcome is not Outcome.REPEATED:
-        return _counted_refusal(request, int(outcome), *reply.detail)
-    HOLD_SECONDS_BUFFER.observe(time.perf_counter() - request.arrived)
-    if outcome is Outcome.DONE:
-        return 201, held_document(OrderId(request.sale_id, digest), hold, reply.detail), SUCCESS_CODE, False
-    document = order_document(OrderId(request.sale_id, digest), reply.order())
-    return 200, orjson.dumps(document), SUCCESS_CODE, True
-
-
-def _counted_refusal(request: HotRequest, outcome: int, *detail: str | int) -> _Rendered:
-    HOLD_SECONDS_BUFFER.observe(time.perf_counter() - request.arrived)
-    refused = _refused(outcome, *detail)
-    REFUSALS_BUFFER.counts[refused[2],] += 1
+    if outcome is _DONE:
+        return 201, held_document(request.sale_id, digest, hold, reply.detail), SUCCESS_CODE, False
+    if outcome is _REPEATED:
+        document = order_document(OrderId(request.sale_id, digest), reply.order())
+        return 200, orjson.dumps(document), SUCCESS_CODE, True
+    refused = _refused(int(outcome), *reply.detail)
+    count_refusals[refused[2],] += 1
     return refused
 
 
 @lru_cache(REFUSALS_MAX)
-def _refused(outcome: int, *detail: str | int) -> _Rendered:
-    return _problem(refusal(Outcome(outcome), detail))
-
-
-def _problem(problem: Problem) -> _Rendered:
-    return problem.kind.status, orjson.dumps(problem.document()), problem.code.value, False
-
-
-class _Cart(NamedTuple):
-    """What is the same in all holds of one cart."""
-
-    lines: list[tuple[str, str, int]]
-    canonical: bytes
-    digest: str
-    """Where there is no reference."""
+def _refused(outcome: int, *detail: str | int) -> Rendered:
+    return rendered_problem(refusal(Outcome(outcome), detail))
 
 
 @lru_cache(CARTS_MAX)
-def _cart(  # noqa: PLR0917 - positional, because that is what the cache is quick with
-    sku: str, quantity: int, line_id: str | UnsetType, discount: int, freight: int, expected: int | UnsetType
-) -> _Cart:
-    request = HoldRequest("", "", [RequestedLine(sku, quantity, line_id)], discount, freight, expected)
-    return _Cart(request.numbered_lines(), request.canonical(), request.digest())
+def _template(  # noqa: PLR0917 - positional, because that is what the cache is quick with
+    channel: str,
+    sku: str,
+    quantity: int,
+    line_id: str | UnsetType,
+    discount_minor: int,
+    freight_minor: int,
+    expected_amount_minor: int | UnsetType,
+) -> HoldTemplate:
+    lines = [RequestedLine(sku, quantity, line_id)]
+    example = HoldRequest("", channel, lines, discount_minor, freight_minor, expected_amount_minor)
+    return HoldTemplate(Hold.of(OrderId("", "-" * ORDER_DIGEST_LENGTH), example))
 
 
-def hold_command(request: HoldRequest, digest: str) -> Hold:
+def hold_command(request: HoldRequest, digest: str) -> Hold | EncodedHold:
     """The command that `Hold.of` makes, for less where the cart has one line: then it is one that many have."""
     if len(request.lines) != 1:
         return Hold.of(OrderId("", digest), request)
-    line, expected, reference = request.lines[0], request.expected_amount_minor, request.reference
-    cart = _cart(line.sku, line.quantity, line.line_id, request.discount_minor, request.freight_minor, expected)
-    return Hold(
-        digest,
-        request.channel,
-        request.buyer_id,
-        cart.digest if reference is UNSET else request_digest(cart.canonical, reference),
-        "" if reference is UNSET else reference,
-        request.discount_minor,
-        request.freight_minor,
-        -1 if expected is UNSET else expected,
-        cart.lines,
-    )
+    line, amounts = request.lines[0], (request.discount_minor, request.freight_minor, request.expected_amount_minor)
+    template = _template(request.channel, line.sku, line.quantity, line.line_id, *amounts)
+    return template.hold(digest, request.buyer_id, "" if request.reference is UNSET else request.reference)

@@ -18,25 +18,25 @@ from engine.domain.orders import HoldRequest, RequestedLine
 CHANNELS_MAX = 1024
 """Channels whose shape is remembered."""
 
-_Text = Annotated[str, Meta(min_length=1, max_length=128)]
+PlainText = Annotated[str, Meta(min_length=1, max_length=128)]
 """A Name, but for its pattern, which `str.isprintable` implies: no control character and no surrogate is printable."""
 
 
 class PlainLine(RequestedLine, frozen=True, gc=False):
     """A line of it."""
 
-    sku: _Text
+    sku: PlainText
     quantity: Annotated[int, Meta(ge=1, le=LINE_QUANTITY_MAX)]
-    line_id: _Text | UnsetType = UNSET
+    line_id: PlainText | UnsetType = UNSET
 
 
 class PlainHold(HoldRequest, frozen=True, gc=False):
     """A hold request as `plain_hold` decodes it."""
 
-    buyer_id: _Text
+    buyer_id: PlainText
     channel: str
     lines: Annotated[list[PlainLine], Meta(min_length=1, max_length=LINES_MAX)]  # type: ignore[assignment]  # frozen
-    reference: _Text | UnsetType = UNSET
+    reference: PlainText | UnsetType = UNSET
 
 
 _decode = msgspec.json.Decoder(PlainHold).decode

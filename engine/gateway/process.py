@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from engine.domain.errors import PartitionFrozen, PartitionUnavailable
-from engine.gateway.application import gateway_interface
-from engine.gateway.hot_holds import HotHolds
+from engine.gateway.application import gateway_interface, hot_handlers
 from engine.observability.aggregates import buffers_flushed
 from engine.partition.partitions import Partitions
 from engine.settings import Settings
@@ -41,7 +40,7 @@ async def _serve(
         draining = asyncio.Event()
         interface = gateway_interface(partitions, keys.principal, draining.is_set)
         await serve_until_signal(
-            Service(interface, draining, hot=HotHolds(partitions).take),
+            Service(interface, draining, hot=hot_handlers(partitions)),
             host,
             port,
             on_ready,

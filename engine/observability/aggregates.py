@@ -6,9 +6,9 @@ loop's, which flushes it as well. What is in it when the process is killed is lo
 """
 
 import asyncio
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 from weakref import WeakSet
@@ -51,21 +51,17 @@ class CountBuffer:
 
 
 class HistogramBuffer:
-    """Observations of one histogram (of one child, where it has labels), sorted into its buckets."""
+    """Observations of one histogram (of one child, where it has labels), sorted into its buckets all at once."""
 
-    __slots__ = ("__weakref__", "_bounds", "_counts", "_histogram", "_sum")
+    __slots__ = ("__weakref__", "_bounds", "_histogram", "_values", "observe")
 
     def __init__(self, histogram: Histogram) -> None:
-        self._histogram = histogram
         self._bounds: list[float] = list(histogram._upper_bounds)
-        self._counts = [0] * len(self._bounds)
-        self._sum = 0.0
+        self._histogram = histogram
+        self._values: list[float] = []
+        self.observe: Callable[[float], None] = self._values.append
+        """Count one value, as the histogram itself would. The list stays the same, and the function may be kept."""
         _buffers.add(self)
-
-    def observe(self, value: float) -> None:
-        """Count one value, as the histogram itself would."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
 
     def flush(self) -> None:
         """Hand over what was observed.
@@ -73,13 +69,17 @@ class HistogramBuffer:
         prometheus-client has no way to observe many values at once, so this does what its `observe` does, with the sums
         of many. A test compares the two, in both of its modes.
         """
-        total, self._sum = self._sum, 0.0
-        if total:
-            self._histogram._sum.inc(total)
-        for position, count in enumerate(self._counts):
-            if count:
-                self._counts[position] = 0
-                self._histogram._buckets[position].inc(count)
+        if not self._values:
+            return
+        values = sorted(self._values)
+        self._values.clear()
+        self._histogram._sum.inc(sum(values))
+        below = 0
+        for position, bound in enumerate(self._bounds):
+            up_to = bisect_right(values, bound)
+            if up_to > below:
+                self._histogram._buckets[position].inc(up_to - below)
+                below = up_to
 
 
 def flush_buffers() -> None:

@@ -28,15 +28,20 @@ from engine.domain.errors import MiaocangError, OutcomeUnknown, Overloaded, Part
 from engine.domain.outcomes import Outcome
 from engine.observability import metrics
 from engine.partition.call import ScriptFailed
-from engine.partition.codec import Reply
+from engine.partition.codec import Reply, Travelling
+from engine.partition.hold_template import EncodedHold
 from engine.partition.sold_out import CHECKS_PER_BATCH_MAX, OnChecked, ShortChecks, SoldOutMemory, Wanted
 
 _log = structlog.get_logger(__name__)
+_SOLD_OUT, _DUE_HOLDS_REMAIN = Outcome.SOLD_OUT, Outcome.DUE_HOLDS_REMAIN
+"""By names of their own: to look up a member of an enum costs as much as ten other look-ups."""
 T = TypeVar("T")
 
 ANSWERS_PER_TURN = 64
 """Answers given in one turn of the event loop. Between two turns it reads what has come meanwhile and sends it off, so
 that Redis works on the next orders while these are being answered, instead of the two taking turns."""
+GROUP_SECONDS_MAX = 0.05
+"""By how much the deadlines of commands may differ that are posted together: they share the earliest."""
 CONNECTIONS_MAX = 64
 """Connections to Redis of one process, unless it asks for fewer."""
 
@@ -59,7 +64,7 @@ class BatchBounds:
 class Caller(Protocol):
     """Applies a batch of commands."""
 
-    async def call(self, sale_id: str, commands: list[Command], deadline: float) -> list[Reply]:
+    async def call(self, sale_id: str, commands: Sequence[Travelling], deadline: float) -> list[Reply]:
         """The replies in the order of the commands."""
         ...
 
@@ -70,15 +75,15 @@ OnReply = Callable[[Reply | MiaocangError], None]
 _OnReplies = Callable[[Replies | MiaocangError], None]
 
 
-class _Request(Struct, eq=False, gc=False):  # a third of the cost of a plain class; nothing that it holds refers to it
-    """Commands that came together and are answered together."""
+class _Request(Struct, eq=False):
+    """Commands that were submitted together, and are answered together; or a group that were posted one by one."""
 
-    commands: Sequence[Command]
+    commands: list[Travelling]
     deadline: float
     """Monotonic seconds; a request that is not sent by then is turned away."""
     lines: int
-    on_reply: OnReply | None = None
-    """Whom to tell of the only command's reply, where one command was posted; else those below."""
+    told: list[OnReply]
+    """Of a group: for each command whom to tell of its reply. Empty where they are answered together."""
     on_replies: tuple[_OnReplies, ...] = ()
     question: Command | None = None
     """Its only command, where that changes nothing."""
@@ -102,6 +107,8 @@ class Batcher:
         self._on_idle = on_idle
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Request] = deque()
+        self._group: _Request | None = None
+        """The last one that waits, if it is a group that what is posted next may join."""
         self._checks: deque[ShortChecks] = deque()
         self._questions: dict[Command, _Request] = {}
         """Questions that wait by themselves: who asks the same before it is sent gets the same answer."""
@@ -133,19 +140,26 @@ class Batcher:
         request = self._questions.get(question) if question is not None else None
         if request is None:
             lines = sum(self._lines(command) for command in commands)
-            request = _Request(commands, deadline, lines, question=question)
+            request = _Request(list(commands), deadline, lines, [], question=question)
             if question is not None:
                 self._questions[question] = request
             self._push(request)
         request.on_replies = (*request.on_replies, on_replies)
         return await answer
 
-    def post(self, command: Command, deadline: float, on_reply: OnReply) -> None:
+    def post(self, command: Travelling, deadline: float, on_reply: OnReply) -> None:
         """Apply one command with what else arrives in this tick; `on_reply` is told once, later, what became of it."""
         if self._waiting_commands >= self._bounds.queue_commands_max:
             self._loop.call_soon(on_reply, self._full())
             return
-        self._waiting.append(_Request((command,), deadline, self._lines(command), on_reply))
+        lines = self._lines(command)
+        group = self._group
+        if group is None or not self._may_join(group, deadline, lines):
+            group = self._group = _Request([], deadline, 0, [])
+            self._waiting.append(group)
+        group.commands.append(command)
+        group.told.append(on_reply)
+        group.lines += lines
         self._waiting_commands += 1
         if not self._scheduled:
             self._schedule()
@@ -162,17 +176,27 @@ class Batcher:
         if not self._scheduled:
             self._schedule()
 
+    def _may_join(self, group: _Request, deadline: float, lines: int) -> bool:
+        return (
+            len(group.commands) < self._bounds.batch_orders_max
+            and group.lines + lines <= self._bounds.batch_lines_max
+            and deadline - group.deadline <= GROUP_SECONDS_MAX
+        )
+
     def _full(self) -> Overloaded:
         metrics.BOUND_REACHED.labels(bound="queue_commands_max").inc()
         return Overloaded("too many requests wait for this sale")
 
     def _push(self, request: _Request) -> None:
         self._waiting.append(request)
+        self._group = None
         self._waiting_commands += len(request.commands)
         self._schedule()
 
     def _pop(self) -> _Request:
         request = self._waiting.popleft()
+        if request is self._group:
+            self._group = None
         if request.question is not None:
             self._questions.pop(request.question, None)
         self._waiting_commands -= len(request.commands)
@@ -201,18 +225,18 @@ class Batcher:
             self._is_idle = True
             self._on_idle(self._sale_id)
 
-    def _tell(self, request: _Request, outcome: Replies | MiaocangError) -> None:
-        """Put a request's answer where the next turns take it from."""
-        if request.on_reply is not None:
-            self._to_tell.append((request.on_reply, outcome[0] if isinstance(outcome, list) else outcome))
-        else:
-            self._to_tell.extend((on_replies, outcome) for on_replies in request.on_replies)
-
     def _tell_some(self) -> None:
-        """Give some of the answers, and the rest in later turns."""
+        """Give some of the answers, and the rest in later turns.
+
+        One caller's fate must not touch another's: whatever is wrong with one, the others are answered.
+        """
         self._telling = False
         for _ in range(min(len(self._to_tell), ANSWERS_PER_TURN)):
-            _tell_safely(*self._to_tell.popleft())
+            told, outcome = self._to_tell.popleft()
+            try:
+                told(outcome)
+            except Exception:
+                _log.exception("reply_defect")
         self._tell_soon()
         if not self._to_tell and not self._scheduled:
             self._send_waiting()
@@ -263,10 +287,11 @@ class Batcher:
         """The request that asks for all of these, and tells each."""
 
         def on_verdict(wanted: Wanted, refusal: Reply | None) -> None:
+            channel, sku, _ = wanted
             if refusal is None:
-                self._sold_out.forget(self._sale_id, wanted.channel, wanted.sku)
+                self._sold_out.forget(self._sale_id, channel, sku)
             elif refusal.outcome is Outcome.SOLD_OUT:
-                self._sold_out.remember(self._sale_id, wanted.channel, wanted.sku, refusal.detail[1], asked_at)
+                self._sold_out.remember(self._sale_id, channel, sku, refusal.detail[1], asked_at)
 
         def on_reply(outcome: Reply | MiaocangError) -> None:
             if isinstance(outcome, Reply):
@@ -277,10 +302,12 @@ class Batcher:
                 self._to_tell.extend((told, answer) for told in checks.told)
 
         question = checks.question()
-        return _Request((question,), checks.deadline, len(question.wanted), on_reply)
+        return _Request([question], checks.deadline, len(question.wanted), [on_reply])
 
-    def _lines(self, command: Command) -> int:
+    def _lines(self, command: Travelling) -> int:
         """The order lines that a command makes the script look at; what may look at a whole sale fills a batch."""
+        if isinstance(command, EncodedHold):
+            return command.line_count
         if isinstance(command, Hold):
             return len(command.lines)
         if isinstance(command, ChangeStock):
@@ -297,12 +324,13 @@ class Batcher:
         try:
             replies = await self._caller.call(self._sale_id, commands, deadline)
         except ScriptFailed as error:
-            if len(batch) == 1:
+            apart = [each for request in batch for each in self._apart(request)]
+            if len(apart) == 1:
                 self._fail(batch, error)
             else:
                 # one caller's request must not touch another's: each by itself, so that only the one to blame fails
                 metrics.CALL_RETRIES.labels(cause="script_failed").inc()
-                await self._apply_each(batch)
+                await self._apply_each(apart)
         except MiaocangError as error:
             self._fail(batch, error)
         except BaseException as error:
@@ -310,6 +338,16 @@ class Batcher:
             raise
         else:
             self._answer(batch, replies, asked_at)
+
+    def _apart(self, request: _Request) -> list[_Request]:
+        """What was posted one by one, one by one again; what was submitted together stays together."""
+        if len(request.told) <= 1:
+            return [request]
+        return [self._group_of(request.deadline, [each]) for each in zip(request.told, request.commands, strict=True)]
+
+    def _group_of(self, deadline: float, posted: Sequence[tuple[OnReply, Travelling]]) -> _Request:
+        commands = [command for _, command in posted]
+        return _Request(commands, deadline, sum(map(self._lines, commands)), [told for told, _ in posted])
 
     async def _apply_each(self, batch: list[_Request]) -> None:
         left = deque(batch)
@@ -323,40 +361,60 @@ class Batcher:
         first = 0
         again: list[_Request] = []
         for request in batch:
-            count = len(request.commands)
-            own = replies[first : first + count]
-            first += count
-            outcome = own[0].outcome
-            if outcome is Outcome.SOLD_OUT and count == 1:
-                self._learn_shortage(request.commands[0], own[0], asked_at)
-            elif outcome is Outcome.DUE_HOLDS_REMAIN or (
-                count > 1 and any(reply.outcome is Outcome.DUE_HOLDS_REMAIN for reply in own)
-            ):
+            own = replies[first : first + len(request.commands)]
+            first += len(own)
+            if request.told:
+                again += self._answer_group(request, own, asked_at)
+            elif any(reply.outcome is _DUE_HOLDS_REMAIN for reply in own):
                 again.append(request)
-                continue
-            self._tell(request, own)
+            else:
+                if own[0].outcome is _SOLD_OUT:
+                    self._learn_shortage(request.commands[0], own[0], asked_at)
+                self._to_tell.extend((on_replies, own) for on_replies in request.on_replies)
         for request in reversed(again):
             self._waiting.appendleft(request)
             self._waiting_commands += len(request.commands)
 
-    def _learn_shortage(self, command: Command, reply: Reply, asked_at: float) -> None:
-        if isinstance(command, Hold):
+    def _answer_group(self, group: _Request, replies: Replies, asked_at: float) -> list[_Request]:
+        """Answer those that have come to an end; returns the group of those, if any, that must ask again."""
+        unfinished: set[int] = set()
+        for position, reply in enumerate(replies):
+            if reply.outcome is _SOLD_OUT:
+                self._learn_shortage(group.commands[position], reply, asked_at)
+            elif reply.outcome is _DUE_HOLDS_REMAIN:
+                unfinished.add(position)
+        if not unfinished:
+            self._to_tell.extend(zip(group.told, replies, strict=True))
+            return []
+        self._to_tell.extend(
+            each for position, each in enumerate(zip(group.told, replies, strict=True)) if position not in unfinished
+        )
+        return [
+            self._group_of(group.deadline, [(group.told[position], group.commands[position])])
+            for position in sorted(unfinished)
+        ]
+
+    def _learn_shortage(self, command: Travelling, reply: Reply, asked_at: float) -> None:
+        if isinstance(command, (EncodedHold, Hold)):
             sku, available = reply.detail
             self._sold_out.remember(self._sale_id, command.channel, sku, available, asked_at)
 
     def _fail(self, batch: list[_Request], error: MiaocangError) -> None:
         for request in batch:
-            only_asked = isinstance(error, OutcomeUnknown) and all(isinstance(c, QUESTIONS) for c in request.commands)
-            self._tell(request, PartitionUnavailable(str(error)) if only_asked else error)
+            self._tell_failure(request, error)
+
+    def _tell_failure(self, request: _Request, error: MiaocangError) -> None:
+        def failure_of(commands: Sequence[Travelling]) -> MiaocangError:
+            only_asked = isinstance(error, OutcomeUnknown) and all(isinstance(c, QUESTIONS) for c in commands)
+            return PartitionUnavailable(str(error)) if only_asked else error
+
+        if request.told:
+            failures = (failure_of((command,)) for command in request.commands)
+            self._to_tell.extend(zip(request.told, failures, strict=True))
+        else:
+            failure = failure_of(request.commands)
+            self._to_tell.extend((on_replies, failure) for on_replies in request.on_replies)
 
     def _turn_away(self, request: _Request) -> None:
-        metrics.BOUND_REACHED.labels(bound="request_deadline_seconds").inc()
-        self._tell(request, Overloaded("the request waited for longer than it may"))
-
-
-def _tell_safely(told: Callable[[T], None], outcome: T) -> None:
-    """One caller's fate must not touch another's: whatever is wrong with one, the others of the batch are answered."""
-    try:
-        told(outcome)
-    except Exception:
-        _log.exception("reply_defect")
+        metrics.BOUND_REACHED.labels(bound="request_deadline_seconds").inc(max(1, len(request.told)))
+        self._tell_failure(request, Overloaded("the request waited for longer than it may"))

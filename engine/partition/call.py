@@ -3,12 +3,13 @@
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
-from engine.domain.commands import Command, Define
+from engine.domain.commands import Define
 from engine.domain.errors import MiaocangError, OutcomeUnknown, PartitionFrozen, PartitionUnavailable
 from engine.domain.outcomes import Outcome
 from engine.observability import metrics
@@ -18,6 +19,7 @@ from engine.partition.codec import (
     BatchAnswer,
     Header,
     Reply,
+    Travelling,
     decode_answer,
     encode_commands,
     encode_header,
@@ -81,14 +83,14 @@ class ScriptCaller:
         self._epochs: dict[str, int] = {}
         self._jumped_at: float | None = None
 
-    async def call(self, sale_id: str, commands: list[Command], deadline: float) -> list[Reply]:
+    async def call(self, sale_id: str, commands: Sequence[Travelling], deadline: float) -> list[Reply]:
         """Apply `commands` in one atom; attempts end at `deadline` (monotonic seconds).
 
         A call that lost its answer is sent again as it was: the order record, or a recorded id, answers it.
         Raises PartitionUnavailable, PartitionFrozen, Overloaded, ScriptFailed (nothing was changed) or, once something
         was sent and not answered, OutcomeUnknown in place of any of them.
         """
-        batch = _Batch(encode_commands(commands), len(commands), any(isinstance(c, Define) for c in commands))
+        batch = _Batch(encode_commands(commands), len(commands), Define in set(map(type, commands)))
         unknown = False
         delay_seconds, delay_max_seconds = RETRY_DELAY_SECONDS
         while True:

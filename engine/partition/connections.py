@@ -126,6 +126,13 @@ def pairs(answer: Any) -> dict[bytes, bytes]:
     return {answer[i]: answer[i + 1] for i in range(0, len(answer), 2)}
 
 
+def scored(answer: Any) -> list[tuple[bytes, Any]]:
+    """Members with their scores as Redis answers them: a flat list, or pairs where the protocol has them."""
+    if answer and isinstance(answer[0], list):
+        return [(member, score) for member, score in answer]
+    return list(zip(answer[::2], answer[1::2], strict=True))
+
+
 async def _answer(connection: AbstractConnection) -> Any:
     """One answer; an error that Redis sent is a value here, because the answers behind it must be read too."""
     try:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.domain.sales import StockLevels
-from engine.partition.connections import Connections
+from engine.partition.connections import Connections, scored
 from engine.partition.keyspace import partition_keys, state_key
 
 PARTITIONS_PER_ROUND_TRIP = 1000
@@ -82,13 +82,25 @@ class Glance:
         return {sale_id: _schedule(row) for sale_id, row in found.items()}
 
     async def earliest_deadlines(self, sale_ids: Sequence[str]) -> dict[str, int]:
-        """The deadline of the open hold that is due first, milliseconds; without the sales that have no open hold."""
+        """The deadline that passes first, milliseconds, without the sales that have none to come.
+
+        It may be of holds that have been settled or cancelled: their deadlines pass as well.
+        """
         found: dict[str, int] = {}
         for piece in _pieces(sale_ids):
             commands = [("ZRANGE", partition_keys(sale_id).due, 0, 0, "WITHSCORES") for sale_id in piece]
             for sale_id, answer in zip(piece, await self._connections.execute_all(commands), strict=True):
                 if answer:
-                    found[sale_id] = int(float(answer[0][1] if isinstance(answer[0], list) else answer[1]))
+                    found[sale_id] = int(float(scored(answer)[0][1]))
+        return found
+
+    async def with_open_holds(self, sale_ids: Sequence[str]) -> set[str]:
+        """Those of these sales that have units held. Reads every SKU of theirs."""
+        found: set[str] = set()
+        for sale_id in sale_ids:
+            rows = await self._connections.execute("HVALS", partition_keys(sale_id).stock)
+            if any(_decode_levels(packed).held for packed in rows):
+                found.add(sale_id)
         return found
 
     async def stock(self, sale_id: str, skus_max: int) -> dict[str, StockLevels]:

@@ -26,7 +26,7 @@ class PartitionKeys(NamedTuple):
     orders: str
     """hash: order digest → packed order, of those that have moved out of their buyers' rows"""
     due: str
-    """sorted set: digest of each open hold by its deadline, milliseconds"""
+    """sorted set: bunches of the digests of open holds by their deadline, milliseconds: see `includes/due.lua`"""
     buyers: str
     """hash: buyer's part of the order digests → their newest orders, packed: see `includes/buyer.lua`"""
     documents: str

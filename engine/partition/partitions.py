@@ -11,11 +11,11 @@ from engine.domain.identifiers import BUYER_PART_LENGTH
 from engine.partition import keyspace
 from engine.partition.batcher import CONNECTIONS_MAX, BatchBounds, Batcher, OnReply
 from engine.partition.call import CallSettings, ScriptCaller
-from engine.partition.codec import Reply
+from engine.partition.codec import Reply, Travelling
 from engine.partition.connections import Connections, pairs
 from engine.partition.guarding import Guarding
 from engine.partition.journal_reader import JournalReader
-from engine.partition.sold_out import OnChecked, SoldOutMemory, Wanted
+from engine.partition.sold_out import OnChecked, SoldOutMemory
 from engine.settings import Settings
 
 MS_PER_HOUR = 3_600_000
@@ -37,6 +37,9 @@ class Partitions:
         self._deadline_seconds = calls.request_deadline_seconds
         self._batchers: dict[str, Batcher] = {}
         self._sold_out = SoldOutMemory()
+        self.is_short = self._sold_out.is_short
+        """(sale_id, channel, sku, quantity): whether a moment ago fewer units were left for the channel. A hint, see
+        sold_out.py."""
 
     @classmethod
     def from_settings(cls, settings: Settings, connections_max: int = CONNECTIONS_MAX) -> Self:
@@ -72,17 +75,14 @@ class Partitions:
         """
         return await self._batcher(sale_id).submit(commands, time.monotonic() + self._deadline_seconds)
 
-    def post(self, sale_id: str, command: Command, on_reply: OnReply) -> None:
+    def post(self, sale_id: str, command: Travelling, on_reply: OnReply) -> None:
         """Apply one command as `submit` does, for callers with thousands of them a second: no task, no future.
 
         `on_reply` is called once, from the event loop and never within this call, with the reply or with what `submit`
         would have raised.
         """
-        self._batcher(sale_id).post(command, time.monotonic() + self._deadline_seconds, on_reply)
-
-    def is_short(self, sale_id: str, channel: str, sku: str, quantity: int) -> bool:
-        """Whether a moment ago fewer than `quantity` units were left for the channel: a hint, see sold_out.py."""
-        return self._sold_out.is_short(sale_id, channel, sku, quantity)
+        batcher = self._batchers.get(sale_id) or self._batcher(sale_id)
+        batcher.post(command, time.monotonic() + self._deadline_seconds, on_reply)
 
     def post_if_short(  # noqa: PLR0917 - what a cart of one line is made of
         self, sale_id: str, digest: str, channel: str, sku: str, quantity: int, on_checked: OnChecked
@@ -95,8 +95,8 @@ class Partitions:
         None where only a hold can tell: stock is back, or this buyer has orders in the sale, of which this may be one.
         """
         deadline = time.monotonic() + self._deadline_seconds
-        buyer = digest[:BUYER_PART_LENGTH]
-        self._batcher(sale_id).post_if_short(buyer, Wanted(channel, sku, quantity), deadline, on_checked)
+        batcher = self._batchers.get(sale_id) or self._batcher(sale_id)
+        batcher.post_if_short(digest[:BUYER_PART_LENGTH], (channel, sku, quantity), deadline, on_checked)
 
     def _batcher(self, sale_id: str) -> Batcher:
         batcher = self._batchers.get(sale_id)

@@ -9,7 +9,6 @@ one of them may be the order that they ask for again.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from engine.domain.commands import CheckShort
 from engine.domain.errors import MiaocangError
@@ -27,12 +26,8 @@ OnChecked = Callable[[Reply | MiaocangError | None], None]
 """Told the refusal, the failure to tell, or None where it must be asked in full."""
 
 
-class Wanted(NamedTuple):
-    """What a cart of one line wants."""
-
-    channel: str
-    sku: str
-    quantity: int
+Wanted = tuple[str, str, int]
+"""What a cart of one line wants: (channel, sku, quantity)."""
 
 
 class SoldOutMemory:
@@ -99,4 +94,4 @@ def _refusal(wanted: Wanted, verdict: Sequence[int]) -> Reply | None:
     if not verdict:
         return None
     outcome = Outcome(verdict[0])
-    return Reply(outcome, [wanted.sku, *verdict[1:]] if outcome is Outcome.SOLD_OUT else [])
+    return Reply(outcome, [wanted[1], *verdict[1:]] if outcome is Outcome.SOLD_OUT else [])

@@ -1,12 +1,13 @@
-"""The fast lane: reads and answers the one hot request without the general server, on the same port.
+"""The fast lane: reads and answers the hot requests without the general server, on the same port.
 
 A connection starts on the lane. For as long as its requests are spelled plainly (`fast_lane_head`), the hot ones go to
-the hot handler, and others whose answer is one JSON document to the interface; at the first that is anything else, the
-connection goes over to the general server's protocol, bytes and all, and stays there. One set of rules serves both:
-whatever is refused, is refused by `Interface`, and a test holds both servers' answers against each other.
+their routes' handlers, and others whose answer is one JSON document to the interface; at the first that is anything
+else, the connection goes over to the general server's protocol, bytes and all, and stays there. One set of rules serves
+both: whatever is refused, is refused by `Interface`, and a test holds both servers' answers against each other.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
@@ -17,12 +18,13 @@ import structlog
 from engine.observability.metrics import BOUND_REACHED, FAST_LANE_HANDOVERS, FAST_LANE_REQUESTS, IN_FLIGHT
 from engine.web.answers import Answer, problem_answer
 from engine.web.bounds import BODY_SECONDS_MAX, IDLE_SECONDS_MAX, LINGER_SECONDS_MAX
-from engine.web.fast_lane_answers import AnswerKinds, Latencies, RequestIds, rendered
+from engine.web.fast_lane_answers import RequestIds, date_now, rendered
 from engine.web.fast_lane_bounded import Admitted, BoundedConnection
 from engine.web.fast_lane_connection import LaneConnection
-from engine.web.fast_lane_head import HEAD_BYTES_MAX, HOT_METHOD, HOT_ROUTE, Head, HeadReader
+from engine.web.fast_lane_head import HEAD_BYTES_MAX, Head, HeadReader, WholeHead
 from engine.web.fast_lane_request import HotHandler, HotRequest
-from engine.web.headers import Headers, new_request_id
+from engine.web.fast_lane_route import HotRoute
+from engine.web.headers import new_request_id
 from engine.web.interface import UNMATCHED_ROUTE, BodyOrProblem, Interface
 from engine.web.key_store import HOLDER_SECONDS_MAX
 from engine.web.open_files import allow_open_files
@@ -77,7 +79,7 @@ class GeneralServer(Protocol):
         ...
 
     def measure(self, route: str, answer: Answer, arrived: float) -> None:
-        """Count an answer that was not the hot handler's."""
+        """Count an answer that was no hot handler's."""
         ...
 
 
@@ -87,13 +89,13 @@ class Lane:
     def __init__(
         self,
         interface: Interface,
-        hot: HotHandler,
+        hot: Mapping[str, HotHandler],
         draining: asyncio.Event,
         general: GeneralServer,
         bounds: LaneBounds,
     ) -> None:
+        """`hot` has the handlers of the hot routes, by their templates."""
         self.interface = interface
-        self.hot = hot
         self.bounds = bounds
         self.loop = asyncio.get_running_loop()
         beside = TURNED_AWAY_MAX + FILES_FOR_OTHERS
@@ -102,17 +104,16 @@ class Lane:
         self.buffered_bytes_max = HEAD_BYTES_MAX + interface.body_bytes_max
         """How much of what comes after the request in flight is kept: as much as one request can have."""
         self.in_flight = 0
-        self.heads = HeadReader(interface)
+        self.date = date_now()
+        self._hot_routes = {
+            template: HotRoute(interface, template, handler, self.date) for template, handler in hot.items()
+        }
+        self.heads = HeadReader(interface, self._hot_routes)
         self.remembered = self.heads.remembered
-        self.answer_kinds = AnswerKinds(interface.name, HOT_ROUTE)
-        self.kinds = self.answer_kinds.kinds
-        self.latencies = Latencies(interface.name, HOT_ROUTE)
-        self.note_seconds = self.latencies.seconds.append
         self.is_draining = draining.is_set
         self.requests_in_flight_max = bounds.requests_in_flight_max
         self.request_ids = RequestIds()
         self._general = general
-        self._hot_match = interface.routes.match(tuple(HOT_ROUTE.split("/")[1:]))
         self._connections: set[BoundedConnection] = set()
         self._turned_away: set[BoundedConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -165,28 +166,25 @@ class Lane:
     # --- answers -------------------------------------------------------------------------------------------------
 
     def authorises(self, head: Head, now: float) -> bool:
-        """Whether the head's key may call the hot route; a yes is kept for as long as the key store allows."""
+        """Whether the head's key may call its hot route; a yes is kept for as long as the key store allows."""
         principal = self.interface.principal(head.key.decode("ascii"))
-        route = self._hot_match.route(HOT_METHOD) if self._hot_match is not None else None
-        if principal is None or route is None or not route.admits(principal.role):
+        if principal is None or head.hot_route is None or not head.hot_route.route.admits(principal.role):
             return False
         head.authorised_until = now + HOLDER_SECONDS_MAX
         return True
 
     def answer_generally(
-        self, connection: LaneConnection, head: Head, headers: Headers, body: BodyOrProblem, arrived: float
+        self, connection: LaneConnection, head: WholeHead, body: BodyOrProblem, arrived: float
     ) -> None:
         """Have the interface answer the request in flight. Never raises."""
-        task = self.loop.create_task(self._answer_generally(connection, head, headers, body, arrived))
+        task = self.loop.create_task(self._answer_generally(connection, head, body, arrived))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def answer_overloaded(
-        self, connection: LaneConnection, head: Head, headers: Headers, body: bytes, arrived: float
-    ) -> None:
+    def answer_overloaded(self, connection: LaneConnection, head: WholeHead, body: bytes, arrived: float) -> None:
         """Answer the request in flight, which is one too many: that it is, unless something else is wrong with it."""
         BOUND_REACHED.labels("lane_requests_in_flight").inc()
-        admission = self.interface.admit(head.method, head.target, headers)
+        admission = self.interface.admit(head.method, head.target, head.headers)
         answer = admission.refused or self.interface.check(admission, body)
         if answer is None:
             answer = problem_answer(_overloaded("requests in flight in this process"))
@@ -195,9 +193,9 @@ class Lane:
         connection.finish_generally(answer, head, admission.request_id)
 
     async def _answer_generally(
-        self, connection: LaneConnection, head: Head, headers: Headers, body: BodyOrProblem, arrived: float
+        self, connection: LaneConnection, head: WholeHead, body: BodyOrProblem, arrived: float
     ) -> None:
-        admission = self.interface.admit(head.method, head.target, headers)
+        admission = self.interface.admit(head.method, head.target, head.headers)
         answer = admission.refused
         if answer is None:
             answer = await self.interface.answer(admission, body)
@@ -205,9 +203,9 @@ class Lane:
         self._general.measure(admission.route_name, answer, arrived)
         connection.finish_generally(answer, head, admission.request_id)
 
-    def defect(self, request: HotRequest) -> None:
-        """The handler has raised: answer for it, unless it has answered before that."""
-        _log.exception("request_defect", interface=self.interface.name, route=HOT_ROUTE)
+    def defect(self, request: HotRequest, route: HotRoute) -> None:
+        """The route's handler has raised: answer for it, unless it has answered before that."""
+        _log.exception("request_defect", interface=self.interface.name, route=route.route.template)
         if not request.is_answered:
             request.answer(INTERNAL.kind.status, orjson.dumps(INTERNAL.document()), INTERNAL.code.value)
 
@@ -215,21 +213,27 @@ class Lane:
         """What a connection is told that is one too many."""
         answer = problem_answer(_overloaded("connections to this process"))
         self._general.measure(UNMATCHED_ROUTE, answer, perf_counter())
-        return rendered(answer, new_request_id(), closes=True, date=self.answer_kinds.date)
+        return rendered(answer, new_request_id(), closes=True, date=self.date)
 
     # --- time ----------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
         self._timer = self.loop.call_later(self._tick_seconds, self._tick)
-        self.answer_kinds.set_date()
+        self._renew_date()
         self.request_ids.renew()
-        self.latencies.settle()
         self._show_in_flight()
         if self.loop.time() >= self._sweep_due:
             self._sweep_due = self.loop.time() + self.bounds.sweep_seconds
             now = perf_counter()
             for connection in self.connections:
                 connection.look(now)
+
+    def _renew_date(self) -> None:
+        date = date_now()
+        if date != self.date:
+            self.date = date
+            for route in self._hot_routes.values():
+                route.answer_kinds.set_date(date)
 
     def _show_in_flight(self) -> None:
         self._in_flight_metric.inc(self.in_flight - self._in_flight_shown)

@@ -6,12 +6,11 @@ date has passed.
 
 import secrets
 import time
-from bisect import bisect_right
 from email.utils import formatdate
 from http import HTTPStatus
 
-from engine.observability.aggregates import CountBuffer, HistogramBuffer
-from engine.observability.metrics import FAST_LANE_REQUESTS, REQUEST_SECONDS, REQUESTS
+from engine.observability.aggregates import CountBuffer
+from engine.observability.metrics import FAST_LANE_REQUESTS, REQUESTS
 from engine.web.answers import JSON, REPLAYED, Answer, Header, finished_headers, problem_answer
 from engine.web.problems import Code, Problem
 
@@ -32,16 +31,15 @@ class AnswerKind:
 
 
 class AnswerKinds(CountBuffer):
-    """All kinds of answers that the hot route has given; counts them."""
+    """All kinds of answers that one hot route has given; counts them."""
 
-    __slots__ = ("_route", "date", "kinds")
+    __slots__ = ("_date", "_route", "kinds")
 
-    def __init__(self, interface_name: str, route: str) -> None:
+    def __init__(self, interface_name: str, template: str, date: str) -> None:
         super().__init__(REQUESTS)
-        self._route = (interface_name, route)
+        self._route = (interface_name, template)
         self.kinds: dict[tuple[int, str, bool], AnswerKind] = {}
-        self.date = ""
-        self.set_date()
+        self._date = date
 
     def kind(self, status: int, code: str, replayed: bool) -> AnswerKind:
         """The kind of these answers, made if there were none yet."""
@@ -49,16 +47,13 @@ class AnswerKinds(CountBuffer):
         if found is None:
             answer = _example(status, code, replayed)
             found = AnswerKind(answer, (*self._route, str(status), str(code)))
-            found.head = _head_before_request_id(answer, self.date)
+            found.head = _head_before_request_id(answer, self._date)
             self.kinds[status, code, replayed] = found
         return found
 
-    def set_date(self) -> None:
-        """Put the time that it is into all heads."""
-        date = formatdate(time.time(), usegmt=True)
-        if date == self.date:
-            return
-        self.date = date
+    def set_date(self, date: str) -> None:
+        """Put this date into all heads."""
+        self._date = date
         for kind in self.kinds.values():
             kind.head = _head_before_request_id(kind.answer, date)
 
@@ -71,33 +66,6 @@ class AnswerKinds(CountBuffer):
                 total += kind.count
                 kind.count = 0
         FAST_LANE_REQUESTS.labels("hot").inc(total)
-        super().flush()
-
-
-class Latencies(HistogramBuffer):
-    """Seconds from the arrival of hot requests to their answers."""
-
-    __slots__ = ("seconds",)
-
-    def __init__(self, interface_name: str, route: str) -> None:
-        super().__init__(REQUEST_SECONDS.labels(interface_name, route))
-        self.seconds: list[float] = []
-        """To be appended to; it stays the same list. Whoever appends has `settle` called a few times a second."""
-
-    def settle(self) -> None:
-        """Sort what was appended into the buckets, at a third of what it costs one by one."""
-        seconds = sorted(self.seconds)
-        self.seconds.clear()
-        self._sum += sum(seconds)
-        below = 0
-        for position, bound in enumerate(self._bounds):
-            up_to = bisect_right(seconds, bound)
-            self._counts[position] += up_to - below
-            below = up_to
-
-    def flush(self) -> None:
-        """Hand over what was observed."""
-        self.settle()
         super().flush()
 
 
@@ -120,6 +88,11 @@ class RequestIds:
         """An id never given before."""
         self.number += 1
         return b"%b%x" % (self.prefix, self.number)
+
+
+def date_now() -> str:
+    """The date as answers have it."""
+    return formatdate(time.time(), usegmt=True)
 
 
 def rendered(answer: Answer, request_id: str, closes: bool, date: str) -> bytes:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from engine.web.fast_lane_head import Head
-from engine.web.headers import Headers
+from engine.web.fast_lane_head import Head, WholeHead, target_with
 
 if TYPE_CHECKING:
     from engine.web.fast_lane_connection import LaneConnection
@@ -23,9 +22,10 @@ class HotRequest(msgspec.Struct, eq=False, gc=False):  # a third of the cost of 
     _head: Head
     _request_id: bytes
     sale_id: str
-    """Matches the sale id's pattern."""
-    idempotency_key: str
-    """1 to 255 visible ASCII characters."""
+    """Of the target, of a sale id's shape; empty where the route has none in it."""
+    own: str
+    """Where the route takes an Idempotency-Key that key: 1 to 255 visible ASCII characters. Elsewhere the order's id in
+    the target, of an order id's shape."""
     body: bytes
     arrived: float
     """When it had been read, by `time.perf_counter`."""
@@ -44,14 +44,16 @@ class HotRequest(msgspec.Struct, eq=False, gc=False):  # a third of the cost of 
         """Answer, once; `body` is JSON (a problem document where status >= 400), `code` as in metrics. Never raises."""
         connection = self._connection
         if connection is None:
-            _log.error("answered_twice", sale_id=self.sale_id, code=code)
+            _log.error("answered_twice", target=self._target(), code=code)
             return
-        lane = connection.lane
+        head, lane = self._head, connection.lane
+        route = head.hot_route
+        assert route is not None, "a hot request's head has one"
         now = perf_counter()
-        kind = lane.kinds.get((status, code, replayed)) or lane.answer_kinds.kind(status, code, replayed)
+        kind = route.kinds.get((status, code, replayed)) or route.answer_kinds.kind(status, code, replayed)
         kind.count += 1
-        lane.note_seconds(now - self.arrived)
-        closes = self._head.closes or lane.is_draining()
+        route.observe_seconds(now - self.arrived)
+        closes = head.closes or lane.is_draining()
         # One piece, one system call. Percent formatting is the quickest way to join bytes and numbers.
         if self._request_id or closes:
             request_id = self._request_id or lane.request_ids.new()
@@ -69,24 +71,32 @@ class HotRequest(msgspec.Struct, eq=False, gc=False):  # a third of the cost of 
         """Leave it to the interface's own handler: every refusal's document exists once, there. Never raises."""
         connection = self._take_leave()
         if connection is not None:
-            connection.lane.answer_generally(connection, self._head, self._headers(), self.body, self.arrived)
+            connection.lane.answer_generally(connection, self._whole_head(), self.body, self.arrived)
 
     def answer_overloaded(self) -> None:
         """Refuse it, because it is one too many; what else is wrong with it goes before that (contract §3)."""
         connection = self._take_leave()
         if connection is not None:
-            connection.lane.answer_overloaded(connection, self._head, self._headers(), self.body, self.arrived)
+            connection.lane.answer_overloaded(connection, self._whole_head(), self.body, self.arrived)
 
     def _take_leave(self) -> "LaneConnection | None":
         connection, self._connection = self._connection, None
         if connection is None:
-            _log.error("answered_twice", sale_id=self.sale_id, code="general")
+            _log.error("answered_twice", target=self._target(), code="general")
         return connection
 
-    def _headers(self) -> Headers:
-        head, request_id = self._head, self._request_id
-        own_request_id = request_id.decode("ascii") if request_id != head.request_id else ""
-        return head.values_with(self.idempotency_key, own_request_id)
+    def _key_and_order_id(self) -> tuple[str, str]:
+        route = self._head.hot_route
+        return (self.own, "") if route is not None and route.takes_key else ("", self.own)
+
+    def _target(self) -> str:
+        _, order_id = self._key_and_order_id()
+        return target_with(self._head.target, order_id)
+
+    def _whole_head(self) -> WholeHead:
+        request_id = self._request_id
+        own_request_id = request_id.decode("ascii") if request_id != self._head.request_id else ""
+        return self._head.whole_with(*self._key_and_order_id(), own_request_id)
 
 
 HotHandler = Callable[[HotRequest], None]

@@ -6,6 +6,7 @@ checks and every error's document are the contract's.
 
 import asyncio
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -42,12 +43,12 @@ class Service:
         interface: Interface,
         draining: asyncio.Event,
         body_seconds_max: float = BODY_SECONDS_MAX,
-        hot: HotHandler | None = None,
+        hot: Mapping[str, HotHandler] | None = None,
         lane_bounds: LaneBounds | None = None,
     ) -> None:
         """`draining` is shared with whatever tells the world that no more is to be sent here.
 
-        With a handler for the hot request, connections start on the fast lane, within `lane_bounds`.
+        With handlers of hot routes (by their templates), connections start on the fast lane, within `lane_bounds`.
         """
         self.interface = interface
         self.draining = draining

@@ -51,7 +51,7 @@ class Retirer:
         self._retired.update(sale_id for sale_id, schedule in schedules.items() if schedule.retired)
         now_ms = await self._glance.now_ms()
         over = [sale_id for sale_id, schedule in schedules.items() if self._is_over(schedule, now_ms)]
-        with_holds = await self._glance.earliest_deadlines(over)
+        with_holds = await self._glance.with_open_holds(over)
         for sale_id in over:
             sequence = schedules[sale_id].sequence
             if sale_id in with_holds or not await retire(self._pool, sale_id, sequence):

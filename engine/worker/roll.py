@@ -1,8 +1,8 @@
 """The roll of sales: which of them the loops have to look at, so that thousands that are over cost next to nothing.
 
-A closed sale takes no hold any more, and opens and closes no more; once its last hold has ended, time cannot change it.
-It is *quiet* then. Every other sale is *lively*, and looked at as often as each loop needs. Quiet ones are looked at in
-turn, a few at a time.
+A closed sale takes no hold any more, and opens and closes no more; once its last deadline has passed, time cannot
+change it. It is *quiet* then. Every other sale is *lively*, and looked at as often as each loop needs. Quiet ones are
+looked at in turn, a few at a time.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class Roll:
         return self._names
 
     async def lively(self) -> Sequence[str]:
-        """The sales that time may change: all but those that have ended and have no open hold."""
+        """The sales that time may change: all but those that have ended and whose deadlines have passed."""
         await self._refresh()
         return list(self._lively)
 
@@ -69,9 +69,9 @@ class Roll:
     async def _put_quiet_aside(self, sale_ids: Sequence[str]) -> None:
         schedules = await self._glance.schedules(sale_ids)
         ended = [sale_id for sale_id, schedule in schedules.items() if schedule.status == ENDED]
-        with_holds = await self._glance.earliest_deadlines(ended)
+        with_deadlines = await self._glance.earliest_deadlines(ended)
         for sale_id in ended:
-            if sale_id not in with_holds:
+            if sale_id not in with_deadlines:
                 self._lively.pop(sale_id, None)
                 self._quiet.add(sale_id)
 

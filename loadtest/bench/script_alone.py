@@ -45,12 +45,12 @@ _decode = msgspec.msgpack.Decoder().decode
 def make_holds(sale_id: str, prefix: str, first: int, count: int) -> list[Hold]:
     """Holds as a gateway would make them of `count` buyers' requests."""
     body = HoldRequest(buyer_id="", channel=CHANNEL, lines=[RequestedLine(SKU, 1)], expected_amount_minor=PRICE_MINOR)
-    digest, lines = body.digest(), body.numbered_lines()
+    lines = body.numbered_lines()
     holds: list[Hold] = []
     for number in range(first, first + count):
         buyer_id = buyer_of(prefix, number)
         order_id = OrderId.of(sale_id, CHANNEL, buyer_id, key_of(buyer_id))
-        holds.append(Hold(order_id.digest, CHANNEL, buyer_id, digest, "", 0, 0, PRICE_MINOR, lines))
+        holds.append(Hold(order_id.digest, CHANNEL, buyer_id, "", 0, 0, PRICE_MINOR, lines))
     return holds
 
 

@@ -12,10 +12,12 @@
 --- @include "includes/state"
 --- @include "includes/clock"
 --- @include "includes/journal"
+--- @include "includes/stock"
 
 -- Deadlines that passed while the partition was frozen get a grace, so that buyers who could not pay meanwhile can:
 -- those behind its last state change, for before that it was open. Graces that are not over stay as they are.
--- Returns the graces in force, and the new one: {from, to, until}, zeros if no deadline passed.
+-- Returns the graces in force, and the new one: {from, to, until}, zeros if no deadline passed, be it of a hold that was
+-- settled or cancelled before.
 local function extend_graces(due_key, grace_ms)
   local graces, new = {}, { 0, 0, 0 }
   for _, grace in ipairs(state.graces == '' and {} or cmsgpack.unpack(state.graces)) do
@@ -52,10 +54,18 @@ local function freeze(reason, even_if_missing)
   return 1
 end
 
+-- Whether units of any SKU are held: the index may still name orders that have ended.
+local function has_open_holds()
+  for _, packed in ipairs(redis.call('HVALS', KEYS[2])) do
+    if cmsgpack.unpack(packed)[HELD] > 0 then return true end
+  end
+  return false
+end
+
 -- Only the state is kept, so that the sale's id is not taken for one that was never used.
 local function retire(sequence)
   local is_over = state.status == 'closed' or state.status == 'deleted'
-  if not is_over or state.sequence ~= sequence or redis.call('ZCARD', KEYS[4]) > 0 then return 0 end
+  if not is_over or state.sequence ~= sequence or has_open_holds() then return 0 end
   state.set('retired', 1)
   local write_state = state.pack()
   redis.call('UNLINK', unpack(KEYS, 2))

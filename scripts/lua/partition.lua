@@ -15,11 +15,12 @@
 local commands = {}
 local header
 local document, definition, recent_commands -- of the operators' commands
+local take_units, end_hold, expire_due, reclaim, short_sku_after_reclaiming -- of those that move a buyer's units
 local batch = cmsgpack.unpack(ARGV[2])
-local verbs = {} -- that the batch has
-for _, packed in ipairs(batch) do
-  local _, verb = cmsgpack.unpack_limit(packed, 1)
-  verbs[verb] = true
+local verbs, verb_of, first_of = {}, {}, {} -- those that the batch has; each command's, and the first of its fields
+for i, packed in ipairs(batch) do
+  local _, verb, first = cmsgpack.unpack_limit(packed, 2)
+  verbs[verb], verb_of[i], first_of[i] = true, verb, first
 end
 local takes_id = verbs.define or verbs.open or verbs.pause or verbs.resume or verbs.close or verbs.delete
 
@@ -33,8 +34,11 @@ local takes_id = verbs.define or verbs.open or verbs.pause or verbs.resume or ve
 --- @include "includes/order"
 --- @include "includes/buyer"
 --- @include "includes/due"
+if verbs.hold or verbs.settle or verbs.cancel or verbs.expire then
 --- @include "includes/units"
+--- @include "includes/end_hold"
 --- @include "includes/expire_due"
+end
 --- @include "includes/transitions"
 --- @include "includes/sale_refusal"
 if verbs.change_stock or verbs.delete then
@@ -94,7 +98,7 @@ if verbs.note_persisted then
 --- @include "commands/note_persisted"
 end
 
-local CALL_FORMAT = 2
+local CALL_FORMAT = 3
 
 -- Verbs that mean something where there is no sale, or no longer one.
 local without_sale = { define = true, note_persisted = true, apply_schedule = true }
@@ -111,6 +115,7 @@ end
 local function make_partition(run)
   state.set('run', run)
   state.set('epoch', 1)
+  state.set('made_at', now)
   state.set('opened_at', now)
   header.epoch = 1
 end
@@ -134,13 +139,12 @@ end
 -- most, and what the others say that they need.
 local function read_ahead()
   local wanted = { order = {}, buyer = {}, sku = {}, document = {} }
-  for _, packed in ipairs(batch) do
-    local _, verb, first = cmsgpack.unpack_limit(packed, 2)
-    local command = commands[verb]
+  for i, packed in ipairs(batch) do
+    local command = commands[verb_of[i]]
     if not command then error('there is no such command') end
     if command.reads then
       local names = wanted[command.reads]
-      names[#names + 1] = first
+      names[#names + 1] = first_of[i]
     elseif command.needs then
       command.needs(wanted, select(2, cmsgpack.unpack(packed)))
     end

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import orjson
 import uvloop
 
-from engine.gateway.application import gateway_interface
-from engine.gateway.hot_holds import HotHolds
+from engine.domain.identifiers import order_digest
+from engine.gateway.application import HOLD_ROUTE, gateway_interface, hot_handlers
 from engine.partition.batcher import BatchBounds
 from engine.partition.partitions import Partitions
 from engine.web.fast_lane import HotHandler, LaneBounds
@@ -73,11 +73,17 @@ class Running:
         """A connection of one's own."""
         return await asyncio.open_connection("127.0.0.1", self.port)
 
+    def named(self, sent: bytes) -> bytes:
+        """The bytes with this sale's name and its orders' digests in place of the marks, which are as long."""
+        sale_id = self.sale_id
+        sent = _DIGEST_MARK.sub(lambda mark: order_digest(sale_id, "douyin", "u-1", mark[1].decode()).encode(), sent)
+        return sent.replace(b"live-@", sale_id.encode())
+
     async def exchange(self, *pieces: bytes, half_close: bool = False, pause_seconds: float = 0.0) -> bytes:
         """Send bytes piece by piece, in the name of this server's sale, and read until the other side closes."""
         loop = asyncio.get_running_loop()
         transport, caller = await loop.create_connection(Caller, "127.0.0.1", self.port)
-        left = b"".join(pieces).replace(b"live-@", self.sale_id.encode())
+        left = self.named(b"".join(pieces))
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             for piece in pieces:
                 if transport.is_closing():  # it has said its last word before all was sent
@@ -114,15 +120,15 @@ async def running(
     partitions: Partitions,
     sale_id: str,
     *,
-    hot: Callable[[Partitions], HotHandler] | None,
+    hot: Callable[[Partitions], Mapping[str, HotHandler]] | None,
     bounds: LaneBounds | None = None,
     draining: asyncio.Event | None = None,
 ) -> AsyncIterator[Running]:
-    """A gateway's interface, served with the lane (`hot` makes its handler) or without."""
+    """A gateway's interface, served with the lane (`hot` makes its handlers) or without."""
     draining = draining or asyncio.Event()
     interface = gateway_interface(partitions, PRINCIPALS.get, draining.is_set)
-    handler = hot(partitions) if hot is not None else None
-    service = Service(interface, draining, bounds.body_seconds_max if bounds else 10.0, handler, bounds)
+    handlers = hot(partitions) if hot is not None else None
+    service = Service(interface, draining, bounds.body_seconds_max if bounds else 10.0, handlers, bounds)
     server = service.make_server()
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     try:
@@ -133,9 +139,9 @@ async def running(
         await server.shutdown(0.1)
 
 
-def gateways_own(partitions: Partitions) -> HotHandler:
-    """The handler that the gateway gives to its lane."""
-    return HotHolds(partitions).take
+def of_holds(handler: HotHandler) -> Callable[[Partitions], Mapping[str, HotHandler]]:
+    """A lane with one hot route: holds are this handler's."""
+    return lambda _: {HOLD_ROUTE: handler}
 
 
 async def open_sale(partitions: Partitions, sale_id: str) -> None:
@@ -162,7 +168,7 @@ async def both_servers(
     for sale_id in ("live-a", "live-b"):
         await open_sale(partitions, sale_id)
     async with (
-        running(partitions, "live-a", hot=gateways_own, bounds=bounds) as lane,
+        running(partitions, "live-a", hot=hot_handlers, bounds=bounds) as lane,
         running(partitions, "live-b", hot=None, bounds=bounds) as main,
     ):
         yield lane, main
@@ -193,6 +199,8 @@ AUTHORIZATION = b"Authorization: Bearer checkout-key"
 HOST = b"Host: x"
 TYPE = b"Content-Type: application/json"
 ORDERS = b"/v1/sales/live-@/orders"
+KEY_LENGTH = 14
+_DIGEST_MARK = re.compile(rb"digest-of_([a-z0-9-]{%d})" % KEY_LENGTH)
 
 
 def body_of(buyer: str = "u-1", name: str = "TEE", more: str = "") -> bytes:
@@ -209,6 +217,25 @@ def hold(key: str, body: bytes | None = None, *more: bytes) -> bytes:
     body = body_of() if body is None else body
     lines = (HOST, AUTHORIZATION, TYPE, b"Idempotency-Key: " + key.encode(), b"Content-Length: %d" % len(body), *more)
     return request(b"POST " + ORDERS + b" HTTP/1.1", lines, body)
+
+
+def order_of(key: str) -> bytes:
+    """A mark for the id of the order that `u-1` makes with this key, of 14 characters."""
+    assert len(key) == KEY_LENGTH
+    return b"digest-of_%b.live-@" % key.encode()
+
+
+def settle_body(amount_minor: int = 1990, payment_id: str = "pay-1", more: str = "") -> bytes:
+    """The body of a settlement."""
+    text = f'{{"payment_id":"{payment_id}","amount_minor":{amount_minor},"currency":"CNY"{more}}}'
+    return text.encode("utf-8", "surrogatepass")
+
+
+def settle(order: bytes, body: bytes | None = None, *more: bytes) -> bytes:
+    """A plain settlement; `more` are header lines."""
+    body = settle_body() if body is None else body
+    lines = (HOST, AUTHORIZATION, TYPE, b"Content-Length: %d" % len(body), *more)
+    return request(b"POST /v1/orders/" + order + b"/settle HTTP/1.1", lines, body)
 
 
 def request(first_line: bytes, lines: tuple[bytes, ...] | list[bytes], body: bytes = b"") -> bytes:

@@ -104,7 +104,7 @@ class JournalMaker:
         digest = urlsafe_b64encode(blake2b(name, digest_size=18).digest()).decode()
         lines = lines or {"A": 1}
         self.orders[digest] = order = OrderRecord(
-            RECORD_FORMAT, OrderStatus.HELD, channel, buyer_id, reference, "b" * 16, self.sequence + 1, self.at_ms,
+            RECORD_FORMAT, OrderStatus.HELD, channel, buyer_id, reference, False, self.sequence + 1, self.at_ms,
             self.at_ms + 60_000, 0, 0, sum(lines.values()) * 1990, "CNY",
             [OrderLine(str(at), sku, units, 1990) for at, (sku, units) in enumerate(lines.items(), 1)],
             [UnitsTaken(sku, "shared", units) for sku, units in lines.items()], 1, self.sequence + 1, 0, [],

@@ -10,9 +10,10 @@ import pytest
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
+from engine.gateway.application import hot_handlers
 from engine.observability.aggregates import flush_buffers
 from engine.partition.partitions import Partitions
-from engine.web.fast_lane import HotHandler, HotRequest, LaneBounds
+from engine.web.fast_lane import HotRequest, LaneBounds
 from tests.integration.fast_lane_rig import (
     AUTHORIZATION,
     HOST,
@@ -25,8 +26,8 @@ from tests.integration.fast_lane_rig import (
     ask_both,
     body_of,
     both_servers,
-    gateways_own,
     hold,
+    of_holds,
     on_uvloop,
     open_sale,
     request,
@@ -61,18 +62,15 @@ class Keeper:
     def take(self, hot_request: HotRequest) -> None:
         self.kept.append(hot_request)
 
-    def handler(self, partitions: Partitions) -> HotHandler:
-        return self.take
-
     async def wait_for(self, count: int) -> None:
         async with asyncio.timeout(5):
             while len(self.kept) < count:
                 await asyncio.sleep(0.002)
 
 
-def echo(partitions: Partitions) -> HotHandler:
+def echo(hot_request: HotRequest) -> None:
     """Answers each request at once, with its own key."""
-    return lambda hot_request: hot_request.answer(201, orjson.dumps(hot_request.idempotency_key), "OK")
+    hot_request.answer(201, orjson.dumps(hot_request.own), "OK")
 
 
 def counted(name: str, **labels: str) -> float:
@@ -123,7 +121,7 @@ async def test_chunked_and_expectant_requests_are_served_behind_plain_ones(parti
 @on_uvloop
 async def test_a_client_that_waits_for_100_continue_gets_it_before_its_body(partitions: Partitions) -> None:
     await open_sale(partitions, "live-a")
-    async with running(partitions, "live-a", hot=gateways_own) as lane:
+    async with running(partitions, "live-a", hot=hot_handlers) as lane:
         reader, writer = await lane.connect()
         head, _, body = hold("e", None, b"Expect: 100-continue", *LAST).replace(b"live-@", b"live-a").partition(b"{")
         writer.write(hold("first").replace(b"live-@", b"live-a") + head)
@@ -153,7 +151,7 @@ async def test_settling_and_asking_stay_on_the_lane(partitions: Partitions) -> N
 async def test_what_comes_behind_an_offer_of_http_2_is_answered_too(partitions: Partitions) -> None:
     """aiohttp throws it away; then each later answer would be taken for another request's."""
     offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAAB")
-    async with running(partitions, "live-a", hot=echo) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo)) as lane:
         written = hold("k1", None, *offer) + hold("k2") + hold("k3", None, *LAST)
         answers = answers_in(await lane.exchange(written))
         assert [orjson.loads(answer.body) for answer in answers] == ["k1", "k2", "k3"]
@@ -161,7 +159,7 @@ async def test_what_comes_behind_an_offer_of_http_2_is_answered_too(partitions: 
 
 @on_uvloop
 async def test_thousands_of_pipelined_requests_are_answered_in_their_order(partitions: Partitions) -> None:
-    async with running(partitions, "live-a", hot=echo) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo)) as lane:
         keys = [f"k-{number}" for number in range(5000)]
         sent = b"".join(hold(key) for key in keys) + hold("end", None, *LAST)
         answers = answers_in(await lane.exchange(sent))
@@ -182,7 +180,7 @@ async def test_thousands_of_pipelined_requests_are_answered_in_their_order(parti
 )
 @on_uvloop
 async def test_who_sends_no_whole_head_is_closed_in_time(partitions: Partitions, sent: bytes, bound: str) -> None:
-    async with running(partitions, "live-a", hot=echo, bounds=HASTY) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo), bounds=HASTY) as lane:
         reached = bound_reached(bound)
         assert await lane.exchange(sent) == b""
         assert bound_reached(bound) == reached + 1
@@ -190,7 +188,7 @@ async def test_who_sends_no_whole_head_is_closed_in_time(partitions: Partitions,
 
 @on_uvloop
 async def test_a_head_that_trickles_is_closed_in_time_however_steadily_it_comes(partitions: Partitions) -> None:
-    async with running(partitions, "live-a", hot=echo, bounds=HASTY) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo), bounds=HASTY) as lane:
         sent = hold("slow")
         drops = [sent[position : position + 1] for position in range(len(sent))]
         assert await lane.exchange(*drops, pause_seconds=0.02) == b""
@@ -207,16 +205,17 @@ async def test_a_body_that_comes_too_slowly_is_malformed(partitions: Partitions)
         assert bound_reached("lane_body_seconds") == reached + 1
 
 
+@pytest.mark.alone
 @on_uvloop
 async def test_a_connection_that_is_used_is_not_idle(partitions: Partitions) -> None:
-    async with running(partitions, "live-a", hot=echo, bounds=HASTY) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo), bounds=HASTY) as lane:
         sent = [hold(f"k-{number}") for number in range(10)]
         assert statuses(answers_in(await lane.exchange(*sent, pause_seconds=0.1))) == [201] * 10
 
 
 @on_uvloop
 async def test_a_slow_reader_makes_us_keep_little_and_loses_nothing(partitions: Partitions) -> None:
-    async with running(partitions, "live-a", hot=echo) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo)) as lane:
         paused = bound_reached("lane_buffered_bytes")
         sent = b"".join(hold(f"k-{number}") for number in range(40_000)) + hold("end", None, *LAST)
         sent = sent.replace(b"live-@", b"live-a")
@@ -241,7 +240,7 @@ async def test_a_slow_reader_makes_us_keep_little_and_loses_nothing(partitions: 
 
 @on_uvloop
 async def test_who_never_reads_is_cut_off(partitions: Partitions) -> None:
-    async with running(partitions, "live-a", hot=echo, bounds=HASTY) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo), bounds=HASTY) as lane:
         reached = bound_reached("lane_write_seconds")
         with slow_socket(lane) as caller:
             sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(caller, REPEATED * 60_000))
@@ -265,7 +264,7 @@ def slow_socket(lane: Running) -> socket.socket:
 
 @on_uvloop
 async def test_one_connection_too_many_is_told_so_and_the_others_do_not_notice(partitions: Partitions) -> None:
-    async with running(partitions, "live-a", hot=echo, bounds=LaneBounds(connections_max=2)) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo), bounds=LaneBounds(connections_max=2)) as lane:
         reached = bound_reached("lane_connections")
         (reader, writer), (_, second) = await lane.connect(), await lane.connect()
         second.write(NOWHERE)  # handed over, it goes on counting
@@ -286,7 +285,7 @@ async def test_one_connection_too_many_is_told_so_and_the_others_do_not_notice(p
 @on_uvloop
 async def test_who_is_turned_away_and_says_nothing_is_closed_in_time(partitions: Partitions) -> None:
     bounds = LaneBounds(connections_max=0, linger_seconds_max=0.2, sweep_seconds=0.02)
-    async with running(partitions, "live-a", hot=echo, bounds=bounds) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo), bounds=bounds) as lane:
         assert await lane.exchange(b"") == b""
         with slow_socket(lane) as caller:  # it is told, and stays all the same
             await asyncio.get_running_loop().sock_sendall(caller, b"x")
@@ -298,7 +297,7 @@ async def test_who_is_turned_away_and_says_nothing_is_closed_in_time(partitions:
 async def test_one_request_in_flight_too_many_is_refused(partitions: Partitions) -> None:
     keeper = Keeper()
     bounds = LaneBounds(requests_in_flight_max=1)
-    async with running(partitions, "live-a", hot=keeper.handler, bounds=bounds) as lane:
+    async with running(partitions, "live-a", hot=of_holds(keeper.take), bounds=bounds) as lane:
         first = asyncio.create_task(lane.exchange(hold("k", None, *LAST)))
         await keeper.wait_for(1)
         (refused,) = answers_in(await lane.exchange(hold("k", None, *LAST)))
@@ -320,7 +319,7 @@ async def test_one_request_in_flight_too_many_is_refused(partitions: Partitions)
 @on_uvloop
 async def test_an_answer_to_a_caller_that_has_gone_harms_nobody(partitions: Partitions) -> None:
     keeper = Keeper()
-    async with running(partitions, "live-a", hot=keeper.handler) as lane:
+    async with running(partitions, "live-a", hot=of_holds(keeper.take)) as lane:
         staying = asyncio.create_task(lane.exchange(hold("stays", None, *LAST)))
         await keeper.wait_for(1)
         for number, resets in enumerate((False, True) * 5):
@@ -344,7 +343,7 @@ async def test_an_answer_to_a_caller_that_has_gone_harms_nobody(partitions: Part
 @on_uvloop
 async def test_a_caller_that_half_closes_gets_all_its_answers(partitions: Partitions) -> None:
     keeper = Keeper()
-    async with running(partitions, "live-a", hot=keeper.handler) as lane:
+    async with running(partitions, "live-a", hot=of_holds(keeper.take)) as lane:
         asking = asyncio.create_task(lane.exchange(hold("a") + hold("b") + hold("c"), half_close=True))
         for number in range(3):
             await keeper.wait_for(number + 1)
@@ -357,13 +356,13 @@ async def test_a_caller_that_half_closes_gets_all_its_answers(partitions: Partit
 @on_uvloop
 async def test_a_handler_that_raises_costs_its_own_request_only(partitions: Partitions) -> None:
     def raise_on_bad(hot_request: HotRequest) -> None:
-        if hot_request.idempotency_key == "bad-after":
+        if hot_request.own == "bad-after":
             hot_request.answer(201, b"{}", "OK")
-        if hot_request.idempotency_key.startswith("bad"):
+        if hot_request.own.startswith("bad"):
             raise KeyError("secret")
         hot_request.answer(201, b"{}", "OK")
 
-    async with running(partitions, "live-a", hot=lambda _: raise_on_bad) as lane:
+    async with running(partitions, "live-a", hot=of_holds(raise_on_bad)) as lane:
         sent = hold("good") + hold("bad") + hold("bad-after") + hold("good", None, *LAST)
         with capture_logs() as logs:
             seen = answers_in(await lane.exchange(sent))
@@ -378,10 +377,10 @@ async def test_a_handler_that_raises_costs_its_own_request_only(partitions: Part
 async def test_a_second_answer_is_a_defect_that_nobody_sees(partitions: Partitions) -> None:
     def answer_twice(hot_request: HotRequest) -> None:
         for _ in range(2):
-            hot_request.answer(201, orjson.dumps(hot_request.idempotency_key), "OK")
+            hot_request.answer(201, orjson.dumps(hot_request.own), "OK")
         hot_request.answer_generally()
 
-    async with running(partitions, "live-a", hot=lambda _: answer_twice) as lane:
+    async with running(partitions, "live-a", hot=of_holds(answer_twice)) as lane:
         with capture_logs() as logs:
             seen = answers_in(await lane.exchange(hold("a") + hold("b", None, *LAST)))
         assert [answer.body for answer in seen] == [b'"a"', b'"b"']
@@ -395,7 +394,7 @@ async def test_a_second_answer_is_a_defect_that_nobody_sees(partitions: Partitio
 async def test_a_revoked_key_stops_working_on_an_open_connection(partitions: Partitions) -> None:
     holder = PRINCIPALS["checkout-key"]
     try:
-        async with running(partitions, "live-a", hot=echo) as lane:
+        async with running(partitions, "live-a", hot=of_holds(echo)) as lane:
             reader, writer = await lane.connect()
             plain = hold("k").replace(b"live-@", b"live-a")
             async with asyncio.timeout(5):
@@ -413,7 +412,7 @@ async def test_a_revoked_key_stops_working_on_an_open_connection(partitions: Par
 
 @on_uvloop
 async def test_made_request_ids_are_all_different(partitions: Partitions) -> None:
-    async with running(partitions, "live-a", hot=echo) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo)) as lane:
         received = await lane.exchange(*[hold("k") for _ in range(300)], hold("k", None, *LAST), pause_seconds=0.002)
         made = [line for line in received.split(b"\r\n") if line.startswith(b"X-Request-Id: ")]
         assert len(made) == len(set(made)) == 301
@@ -448,7 +447,7 @@ LABELS = [
 @on_uvloop
 async def test_draining_answers_what_is_in_flight_and_closes_with_the_answer(partitions: Partitions) -> None:
     keeper, draining = Keeper(), asyncio.Event()
-    async with running(partitions, "live-a", hot=keeper.handler, draining=draining) as lane:
+    async with running(partitions, "live-a", hot=of_holds(keeper.take), draining=draining) as lane:
         asking = asyncio.create_task(lane.exchange(hold("k")))
         idle = asyncio.create_task(lane.exchange(b""))
         await keeper.wait_for(1)
@@ -469,7 +468,7 @@ async def test_draining_answers_what_is_in_flight_and_closes_with_the_answer(par
 @on_uvloop
 async def test_draining_waits_for_a_body_that_is_on_its_way(partitions: Partitions) -> None:
     draining = asyncio.Event()
-    async with running(partitions, "live-a", hot=echo, draining=draining) as lane:
+    async with running(partitions, "live-a", hot=of_holds(echo), draining=draining) as lane:
         sent = hold("k")
         asking = asyncio.create_task(lane.exchange(sent[:-10], sent[-10:], pause_seconds=0.2))
         await until(lambda: lane.service.in_flight == 1)
@@ -485,7 +484,7 @@ async def test_an_answer_that_cannot_be_written_is_a_defect_and_leaves_nothing_h
     def answer_with_text(hot_request: HotRequest) -> None:
         hot_request.answer(201, "text", "OK")  # type: ignore[arg-type]
 
-    async with running(partitions, "live-a", hot=lambda _: answer_with_text) as lane:
+    async with running(partitions, "live-a", hot=of_holds(answer_with_text)) as lane:
         with capture_logs():
             assert statuses(answers_in(await lane.exchange(hold("k", None, *LAST)))) == [500]
         assert lane.service.in_flight == 0
@@ -494,7 +493,7 @@ async def test_an_answer_that_cannot_be_written_is_a_defect_and_leaves_nothing_h
 @on_uvloop
 async def test_what_is_not_answered_in_time_ends_all_the_same(partitions: Partitions) -> None:
     keeper = Keeper()
-    async with running(partitions, "live-a", hot=keeper.handler) as lane:
+    async with running(partitions, "live-a", hot=of_holds(keeper.take)) as lane:
         asking = asyncio.create_task(lane.exchange(hold("k")))
         await keeper.wait_for(1)
         await lane.server.shutdown(0.05)

@@ -12,12 +12,16 @@ from tests.integration.fast_lane_rig import (
     HOST,
     ORDERS,
     TYPE,
+    answers_in,
     body_of,
     both_servers,
     hold,
     on_uvloop,
+    order_of,
     orders_of,
     request,
+    settle,
+    settle_body,
 )
 
 HIDDEN = hold("hidden", body_of("smuggled"))
@@ -111,6 +115,29 @@ async def test_nothing_is_smuggled(partitions: Partitions, sent: bytes) -> None:
 
 
 BUYERS = ("smuggled", "honest", "before")
+ORDER = order_of("to-be-settled-")
+
+
+def as_settlement(sent: bytes) -> bytes:
+    """The same with a settlement in place of the hold, whose bytes are as many."""
+    sent = sent.replace(POST, b"POST /v1/orders/" + ORDER + b"/settle HTTP/1.1", 1).replace(KEY, b"X: y", 1)
+    return sent.replace(BODY, settle_body().ljust(len(BODY)))
+
+
+@pytest.mark.parametrize("sent", [*map(as_settlement, AMBIGUOUS.values())], ids=AMBIGUOUS.keys())
+@on_uvloop
+async def test_nothing_is_smuggled_in_a_settlement(partitions: Partitions, sent: bytes) -> None:
+    async with both_servers(partitions) as both:
+        statuses = []
+        for server in both:
+            await server.exchange(hold("to-be-settled-"), hold("before", body_of("before")), half_close=True)
+            for before in (b"", settle(ORDER, settle_body(1))):  # as the first, and after one on the lane
+                await server.exchange(before, sent, half_close=True, pause_seconds=0.001)
+                await server.exchange(before + sent, half_close=True)
+            assert await orders_of(server, "smuggled") == 0, "the hidden hold was found"
+            read = request(b"GET /v1/orders/" + ORDER + b" HTTP/1.1", [HOST, AUTHORIZATION, b"Connection: close"])
+            statuses.append(answers_in(await server.exchange(read)))
+        assert statuses[0] == statuses[1], "one server takes for a settlement what the other does not"
 
 
 @on_uvloop

@@ -47,8 +47,8 @@ class Given(NamedTuple):
 class Asked:
     """A `HotRequest` that keeps its answer; None where it is left to the general route."""
 
-    def __init__(self, body: bytes, idempotency_key: str, sale_id: str) -> None:
-        self.body, self.idempotency_key, self.sale_id = body, idempotency_key, sale_id
+    def __init__(self, body: bytes, own: str, sale_id: str) -> None:
+        self.body, self.own, self.sale_id = body, own, sale_id
         self.key = b""
         self.arrived = time.perf_counter()
         self.answered: asyncio.Future[Given | None] = asyncio.get_running_loop().create_future()

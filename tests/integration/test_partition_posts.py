@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from engine.domain.errors import MiaocangError, OutcomeUnknown, Overloaded, Part
 from engine.domain.identifiers import OrderId
 from engine.domain.outcomes import Outcome
 from engine.partition import keyspace, sold_out
-from engine.partition.batcher import BatchBounds, Batcher
+from engine.partition.batcher import GROUP_SECONDS_MAX, BatchBounds, Batcher
 from engine.partition.call import CallSettings, ScriptCaller, ScriptFailed
-from engine.partition.codec import Reply
+from engine.partition.codec import Reply, Travelling
 from engine.partition.partitions import Partitions
-from engine.partition.sold_out import CHECKS_PER_BATCH_MAX, SoldOutMemory, Wanted
+from engine.partition.sold_out import CHECKS_PER_BATCH_MAX, SoldOutMemory
 from tests.conftest import OwnRedis, own_redis
 from tests.lua.shop import SALE, Shop, sku
 
@@ -30,7 +30,7 @@ QUICK = CallSettings(
 )
 ANSWERED_SECONDS_MAX = 10.0
 SOLD_OUT = Reply(Outcome.SOLD_OUT, ["B", 0, 1990])
-WANTED = Wanted("douyin", "B", 1)
+WANTED = ("douyin", "B", 1)
 
 
 @pytest.fixture
@@ -342,3 +342,65 @@ async def test_whatever_ends_one_call_of_a_batch_that_is_made_one_by_one_all_are
         while len(told) < 5:
             await asyncio.sleep(0.01)
     assert all(isinstance(outcome, MiaocangError) for outcome in told)
+
+
+async def test_of_posts_that_wait_together_only_those_of_one_moment_share_a_deadline(shop: Shop) -> None:
+    told, caller = Told(), SizesCaller(shop.partitions)
+    batcher, now = batcher_of(caller), time.monotonic()
+    batcher.post(hold_of(shop, "early"), now - 0.001, told.of("early"))
+    batcher.post(hold_of(shop, "same moment"), now - 0.001 + GROUP_SECONDS_MAX / 2, told.of("same moment"))
+    batcher.post(hold_of(shop, "later"), now + 20, told.of("later"))
+    answers = await told.all(3)
+    assert {name for name, answer in answers.items() if isinstance(answer, Overloaded)} == {"early", "same moment"}
+    assert [len(batch) for batch in caller.batches] == [1]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sizes"), [({"batch_orders_max": 4}, [4, 4, 2]), ({"batch_lines_max": 3}, [3, 3, 3, 1])]
+)
+async def test_posts_that_wait_together_are_no_more_than_a_batch_may_have(
+    shop: Shop, bounds: dict[str, int], sizes: list[int]
+) -> None:
+    told, caller = Told(), SizesCaller(shop.partitions)
+    batcher = batcher_of(caller, **bounds)
+    for n in range(10):
+        batcher.post(hold_of(shop, f"u{n}"), soon(), told.of(n))
+    assert set((await told.outcomes(10)).values()) == {Outcome.DONE}
+    assert [len(batch) for batch in caller.batches] == sizes
+
+
+async def test_only_those_of_a_group_ask_again_that_are_not_done_and_before_what_came_later() -> None:
+    class TwiceForOdd:
+        """Has more to reclaim for some, once."""
+
+        def __init__(self) -> None:
+            self.batches: list[list[str]] = []
+
+        async def call(self, sale_id: str, commands: Sequence[Travelling], deadline: float) -> list[Reply]:
+            names = [command.digest for command in commands if isinstance(command, Cancel)]
+            is_first = not self.batches
+            self.batches.append(names)
+            remains = [is_first and int(name[0]) % 2 == 1 for name in names]
+            return [Reply(Outcome.DUE_HOLDS_REMAIN if each else Outcome.DONE, []) for each in remains]
+
+    told, caller = Told(), TwiceForOdd()
+    batcher = Batcher("s", caller, BatchBounds(batches_in_flight_max=1), SoldOutMemory(), lambda _: None)
+    names = [str(number) * 24 for number in range(6)]
+    for name in names[:5]:
+        batcher.post(Cancel(name), soon(), told.of(name))
+    await asyncio.sleep(0)  # the first batch has gone
+    batcher.post(Cancel(names[5]), soon(), told.of(names[5]))
+    assert set((await told.outcomes(6)).values()) == {Outcome.DONE}
+    assert caller.batches == [names[:5], [names[1], names[3], names[5]]]
+
+
+async def test_what_is_posted_after_a_submission_goes_behind_it(shop: Shop) -> None:
+    told, caller = Told(), SizesCaller(shop.partitions)
+    batcher = batcher_of(caller)
+    before, after, between = hold_of(shop, "before"), hold_of(shop, "after"), GetOrder(digest_of("after"))
+    batcher.post(before, soon(), told.of("before"))
+    asked = asyncio.ensure_future(batcher.submit([between], soon()))
+    asyncio.get_running_loop().call_soon(batcher.post, after, soon(), told.of("after"))
+    assert (await asked)[0].outcome is Outcome.ORDER_NOT_FOUND
+    await told.all(2)
+    assert [command for batch in caller.batches for command in batch] == [before, between, after]

@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import pytest
+
 from engine.domain.commands import Close, GetOrder, Hold
 from engine.domain.orders import OrderStatus
 from engine.ledger.connect import LedgerPool
@@ -22,6 +24,7 @@ from tests.lua.shop import Shop, definition, sku
 __all__ = ["reading", "writing"]  # fixtures
 
 
+@pytest.mark.alone
 async def test_twenty_thousand_holds_due_at_once_are_given_back_within_two_seconds(partitions: Partitions) -> None:
     shop = Shop(partitions)
     await shop.open(sku("A", 20_000), hold_ms=6_000)

@@ -32,7 +32,7 @@ async def listed(shop: Shop, buyer: str) -> list[tuple[str, OrderRecord]]:
 async def row_of(shop: Shop, buyer: str) -> BuyerRow:
     """As it lies in Redis."""
     part = OrderId.buyer_part_of(SALE, "douyin", buyer)
-    rows = {at: row async for at, row in PartitionInspection(shop.partitions.connections).buyers(SALE, "CNY")}
+    rows = {at: row async for at, row in PartitionInspection(shop.partitions.connections).buyers(SALE)}
     row = rows[part]
     assert row is not None
     return row
@@ -42,11 +42,11 @@ async def orders_in_redis(shop: Shop) -> dict[str, OrderRecord]:
     """Every order as it lies in Redis, whether in a row or by itself, read past the script; none lies there twice."""
     inspection = PartitionInspection(shop.partitions.connections)
     found: list[tuple[str, OrderRecord | None]] = []
-    async for _, row in inspection.buyers(SALE, "CNY"):
+    async for _, row in inspection.buyers(SALE):
         assert row is not None
         assert 1 <= len(row.orders) <= IN_ROW
         found += row.orders
-    found += [moved async for moved in inspection.moved_orders(SALE, "CNY")]
+    found += [moved async for moved in inspection.moved_orders(SALE)]
     orders = {digest: order for digest, order in found if order is not None}
     assert len(orders) == len(found)
     return orders
@@ -201,6 +201,16 @@ async def test_more_than_a_hundred_orders_are_all_counted_and_found_though_not_a
     assert (await shop.ask(Cancel(id_of("u", "k0").digest)))[0].outcome is Outcome.DONE
     assert (await shop.hold("u", "too many", ("B", 900))).detail == ["sale", 999, 129]
     assert len(await orders_in_redis(shop)) == 130
+
+
+async def test_a_hundred_large_orders_are_listed_though_but_one_lies_in_the_row(shop: Shop) -> None:
+    names = [f"{number:02}-" + "x" * 100 for number in range(45)]
+    await shop.open(*(sku(name, 500) for name in names))
+    for first in range(0, 110, 10):
+        lines = [(name, 1) for name in names]
+        await shop.ask(*(shop.hold_command("u", f"k{n}", *lines)[1] for n in range(first, first + 10)))
+    found = await listed(shop, "u")
+    assert [digest for digest, _ in found] == [id_of("u", f"k{n}").digest for n in range(109, 9, -1)]
 
 
 async def step(shop: Shop, chance: random.Random, made: list[tuple[str, str]]) -> Reply:

@@ -1,11 +1,14 @@
 """hold: all or none, own pool first, once for each key, and refusals in the contract's order."""
 
 import asyncio
+from typing import Any
 
 import pytest
+from msgspec import UNSET
 
-from engine.domain.commands import Cancel, Close, Expire, GetOrder, ListBuyerOrders, NotePersisted, Pause, Settle
+from engine.domain.commands import Cancel, Close, Expire, GetOrder, Hold, ListBuyerOrders, NotePersisted, Pause, Settle
 from engine.domain.identifiers import OrderId
+from engine.domain.orders import HoldRequest, RequestedLine
 from engine.domain.outcomes import Outcome
 from engine.partition.batcher import BatchBounds
 from engine.partition.call import CallSettings
@@ -65,6 +68,57 @@ async def test_the_same_key_holds_once_and_another_body_is_refused(shop: Shop) -
     assert repeated == {reply.held().sequence for reply in replies if reply.outcome is Outcome.DONE}
     assert (await shop.hold("u", "k", ("A", 1))).outcome is Outcome.IDEMPOTENCY_KEY_REUSED
     assert (await shop.levels("A")).held == 2
+
+
+WHOLE_REQUEST: dict[str, Any] = {
+    "lines": [RequestedLine("A", 2, "x"), RequestedLine("B", 1)],
+    "discount_minor": 10,
+    "freight_minor": 500,
+    "expected_amount_minor": 6460,
+    "reference": "r-1",
+}
+OTHER_REQUESTS: list[dict[str, Any]] = [
+    {"reference": "r-2"},
+    {"reference": UNSET},
+    {"discount_minor": 9},
+    {"freight_minor": 501},
+    {"discount_minor": 11, "freight_minor": 501},  # for the same amount
+    {"expected_amount_minor": UNSET},
+    {"expected_amount_minor": 6461},
+    {"lines": [RequestedLine("A", 2, "y"), RequestedLine("B", 1)]},
+    {"lines": [RequestedLine("A", 2), RequestedLine("B", 1)]},
+    {"lines": [RequestedLine("A", 2, "x"), RequestedLine("A", 1)]},
+    {"lines": [RequestedLine("A", 1, "x"), RequestedLine("B", 2)]},
+    {"lines": [RequestedLine("B", 1, "2"), RequestedLine("A", 2, "x")]},
+    {"lines": [RequestedLine("A", 2, "x")]},
+    {"lines": [RequestedLine("A", 2, "x"), RequestedLine("B", 1), RequestedLine("B", 1)]},
+]
+
+
+@pytest.mark.parametrize("end", [None, Cancel, Settle])
+async def test_a_repeat_is_told_from_another_request_by_each_of_its_parts(shop: Shop, end: Any) -> None:
+    """Open, or kept small: and the default line id is the same as that id given."""
+    await shop.open(sku("A", 10), sku("B", 10))
+    order_id = OrderId.of(SALE, "douyin", "u", "k")
+
+    async def hold(**changes: Any) -> Outcome:
+        request = HoldRequest("u", "douyin", **{**WHOLE_REQUEST, **changes})
+        return (await shop.ask(Hold.of(order_id, request)))[0].outcome
+
+    assert await hold() is Outcome.DONE
+    if end is not None:
+        ending = Cancel(order_id.digest) if end is Cancel else Settle(order_id.digest, "p", 6460, "CNY")
+        assert (await shop.ask(ending))[0].outcome is Outcome.DONE
+    assert await hold() is Outcome.REPEATED
+    assert await hold(lines=[RequestedLine("A", 2, "x"), RequestedLine("B", 1, "2")]) is Outcome.REPEATED
+    assert [await hold(**other) for other in OTHER_REQUESTS] == [Outcome.IDEMPOTENCY_KEY_REUSED] * len(OTHER_REQUESTS)
+
+
+async def test_a_repeat_that_expects_what_was_not_said_before_is_another_request(shop: Shop) -> None:
+    await shop.open(sku("A", 10))
+    assert (await shop.hold("u", "k", ("A", 1))).outcome is Outcome.DONE
+    assert (await shop.hold("u", "k", ("A", 1), expected_amount_minor=1990)).outcome is Outcome.IDEMPOTENCY_KEY_REUSED
+    assert (await shop.hold("u", "k", ("A", 1))).outcome is Outcome.REPEATED
 
 
 async def test_a_key_whose_hold_has_ended_stays_used(shop: Shop) -> None:

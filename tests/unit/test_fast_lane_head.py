@@ -1,13 +1,19 @@
 """Which heads the fast lane takes, and why it leaves the others. Its own judgement, before llhttp's."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from engine.domain.identifiers import OrderId
 from engine.web.answers import Answer
-from engine.web.fast_lane_head import Frame, Head, HeadReader, Lines, Unread, may_become_plain
+from engine.web.fast_lane_head import Frame, Head, HeadReader, Lines, Unread, is_plain_order_id, may_become_plain
+from engine.web.fast_lane_request import HotRequest
+from engine.web.fast_lane_route import HotRoute
 from engine.web.interface import Interface
 from engine.web.problems import Problem
 from engine.web.routes import Call, Route, RouteTable, Success
 
+HOLD, SETTLE = "/v1/sales/{sale_id}/orders", "/v1/orders/{order_id}/settle"
 FIRST = b"POST /v1/sales/live-1/orders HTTP/1.1"
 LINES = (b"Host: x", b"Authorization: Bearer k", b"Content-Length: 5")
 
@@ -16,14 +22,25 @@ async def never(_call: Call) -> Answer | Problem:
     raise AssertionError
 
 
+def unasked(_request: HotRequest) -> None:
+    raise AssertionError
+
+
 def reader() -> HeadReader:
     json, stream = {200: Success("")}, {200: Success("", content_type="text/event-stream")}
     routes = [
-        Route("POST", "/v1/sales/{sale_id}/orders", "checkout", never, "", json),
+        Route("POST", HOLD, "checkout", never, "", json, takes_idempotency_key=True),
+        Route("POST", SETTLE, "checkout", never, "", json),
         Route("GET", "/v1/sales/{sale_id}/orders", "checkout", never, "", json),
         Route("GET", "/v1/sales/{sale_id}/events", "checkout", never, "", stream),
     ]
-    return HeadReader(Interface("test", RouteTable(routes), lambda _: None, 1000))
+    interface = Interface("test", RouteTable(routes), lambda _: None, 1000)
+    return HeadReader(interface, {template: HotRoute(interface, template, unasked, "") for template in (HOLD, SETTLE)})
+
+
+def template_of(read: Head) -> str | None:
+    """The template of the hot route that a head is of."""
+    return read.hot_route.route.template if read.hot_route is not None else None
 
 
 def head(*lines: bytes, first: bytes = FIRST) -> bytes:
@@ -34,7 +51,8 @@ def test_a_plain_head_is_taken_and_remembered() -> None:
     heads = reader()
     read = heads.read(head(*LINES))
     assert isinstance(read, Head)
-    assert (read.sale_id, read.key, read.body_bytes, read.is_hot, read.closes) == ("live-1", b"k", 5, True, False)
+    assert (read.sale_id, read.key, read.body_bytes, read.closes) == ("live-1", b"k", 5, False)
+    assert template_of(read) == HOLD
     assert heads.remembered == {head(*LINES): read}
 
 
@@ -42,7 +60,7 @@ def test_an_offer_of_http_2_is_passed_over() -> None:
     offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAAB")
     read = reader().read(head(*offer, *LINES))
     assert isinstance(read, Head)
-    assert (read.is_hot, read.closes, read.body_bytes) == (True, False, 5)
+    assert (template_of(read), read.closes, read.body_bytes) == (HOLD, False, 5)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +122,7 @@ def test_a_route_that_streams_is_left() -> None:
 def test_what_only_looks_like_the_hot_route_is_not_hot(target: bytes) -> None:
     read = reader().read(head(*LINES, first=b"POST " + target + b" HTTP/1.1"))
     assert isinstance(read, Head)
-    assert not read.is_hot
+    assert read.hot_route is None
 
 
 def test_the_heads_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +158,87 @@ def test_a_frame_is_all_of_a_head_but_the_values() -> None:
     read = heads.read(lines.rest)
     assert isinstance(read, Head)
     frame = Frame(read, lines)
-    assert (frame.has_request_id, frame.is_key_first) == (True, False)
+    assert (frame.has_request_id, frame.is_own_first) == (True, False)
     assert frame.before + b"r-1" + frame.between + b"k-1" + frame.after == whole + b"\r\n\r\n"
+
+
+ORDER_ID = "abcdefghijklmnopqrstuv-_.live-1"
+SETTLE_FIRST = b"POST /v1/orders/%b/settle HTTP/1.1"
+
+
+def test_an_orders_id_is_cut_out_of_the_target_and_put_back() -> None:
+    heads = reader()
+    lines = Lines.of(head(*LINES, first=SETTLE_FIRST % ORDER_ID.encode()))
+    assert (lines.rest, lines.order_id_text) == (head(*LINES, first=SETTLE_FIRST % b""), ORDER_ID)
+    read = heads.read(lines.rest, lines.order_id_text)
+    assert isinstance(read, Head)
+    assert (template_of(read), read.own_of(lines), heads.remembered) == (SETTLE, ORDER_ID, {lines.rest: read})
+    assert read.whole_of(lines).target == f"/v1/orders/{ORDER_ID}/settle"
+
+
+@pytest.mark.parametrize(
+    "order_id",
+    [
+        "", "a", "a" * 23 + ".live-1", "a" * 25 + ".live-1", "a" * 24, "a" * 24 + ".", "a" * 24 + "..live",
+        "a" * 24 + "%2Elive-1", "a" * 24 + ".live-1?", "a" * 24 + ".live-1 ", "a" * 24 + ".live\r",
+        "é" * 24 + ".live-1", "a" * 24 + "." + "b" * 65, "=" * 24 + ".live-1", "a" * 24 + ".live-1\n",
+    ],
+)  # fmt: skip
+def test_an_id_that_is_not_plain_is_not_cut_out(order_id: str) -> None:
+    whole = head(*LINES, first=SETTLE_FIRST % order_id.encode())
+    assert (Lines.of(whole).rest, Lines.of(whole).order_id) == (whole, None)
+
+
+def test_an_id_that_no_slash_ends_is_not_cut_out() -> None:
+    whole = b"POST /v1/orders/" + ORDER_ID.encode()
+    assert Lines.of(whole).order_id is None
+
+
+def test_where_there_is_a_key_the_id_stays_and_the_head_is_not_hot() -> None:
+    for key in (b"Idempotency-Key: k-1", b"idempotency-key: k-1", b"IDEMPOTENCY-KEY: k-1"):
+        heads = reader()
+        lines = Lines.of(head(*LINES, key, first=SETTLE_FIRST % ORDER_ID.encode()))
+        read = heads.read(lines.rest, lines.order_id_text)
+        assert isinstance(read, Head)
+        assert (read.hot_route, read.own_of(lines), heads.remembered) == (None, "", {})
+        assert read.whole_of(lines).target == f"/v1/orders/{ORDER_ID}/settle"
+
+
+def test_a_target_without_an_id_has_none_of_its_own_even_where_such_a_head_is_remembered() -> None:
+    heads = reader()
+    cut = Lines.of(head(*LINES, first=SETTLE_FIRST % ORDER_ID.encode()))
+    read = heads.read(cut.rest, cut.order_id_text)
+    assert isinstance(read, Head)
+    for more in ((), (b"Idempotency-Key: " + ORDER_ID.encode(),)):
+        empty = Lines.of(head(*LINES, *more, first=SETTLE_FIRST % b""))
+        assert heads.remembered[empty.rest] is read
+        assert (read.own_of(empty), read.whole_of(empty).target) == ("", "/v1/orders//settle")
+
+
+def test_a_frame_of_a_settlement_is_all_but_the_id_and_a_request_id() -> None:
+    heads = reader()
+    whole = head(*LINES, b"X-Request-Id: r-1", first=SETTLE_FIRST % ORDER_ID.encode())
+    lines = Lines.of(whole)
+    read = heads.read(lines.rest, lines.order_id_text)
+    assert isinstance(read, Head)
+    frame = Frame(read, lines)
+    assert (frame.has_request_id, frame.is_own_first, frame.first_end) == (True, True, b"/")
+    assert frame.before + ORDER_ID.encode() + frame.between + b"r-1" + frame.after == whole + b"\r\n\r\n"
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9_-]{22,26}\.?[A-Za-z0-9._-]{0,66}", fullmatch=True)
+    | st.text("aZ0-_.%/ \n\r\0é", min_size=20, max_size=30)
+)
+def test_a_plain_order_id_is_what_can_be_taken_apart(text: str) -> None:
+    assert (is_plain_order_id(text) is not None) == (OrderId.parse(text) is not None)
+
+
+@pytest.mark.parametrize("template", ["/v1/nowhere", "/v1/sales/{sale_id}/events", "/v1/sales/{sale_id}/pause"])
+def test_a_route_without_a_value_of_its_own_cannot_be_hot(template: str) -> None:
+    routes = [Route("POST", "/v1/sales/{sale_id}/pause", "checkout", never, "", {200: Success("")})]
+    with pytest.raises(ValueError, match="cannot be a hot route"):
+        HotRoute(Interface("test", RouteTable(routes), lambda _: None, 1000), template, unasked, "")
 
 
 def test_a_beginning_is_left_as_soon_as_it_cannot_become_plain() -> None:

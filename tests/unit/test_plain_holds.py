@@ -14,6 +14,7 @@ from engine.domain.orders import HoldRequest
 from engine.gateway.handlers import unique_line_ids
 from engine.gateway.hot_holds import hold_command
 from engine.gateway.plain_holds import PlainHold, plain_hold
+from engine.partition.codec import encode_commands
 from engine.web.body import BodyDecoder
 
 GENERAL = BodyDecoder(HoldRequest, unique_line_ids)
@@ -80,7 +81,7 @@ def assert_no_more_than_the_general_one(body: bytes) -> PlainHold | None:
         assert isinstance(general, HoldRequest)
         assert plain_fields(plain) == plain_fields(general)
         order_id = OrderId.of("live-1", plain.channel, plain.buyer_id, "k")
-        assert hold_command(plain, order_id.digest) == Hold.of(order_id, general)
+        assert encode_commands([hold_command(plain, order_id.digest)]) == encode_commands([Hold.of(order_id, general)])
     return plain
 
 

@@ -7,7 +7,7 @@ from engine.partition import sold_out
 from engine.partition.codec import Reply
 from engine.partition.sold_out import SHORT_SECONDS_MAX, ShortChecks, SoldOutMemory, Wanted
 
-A, B = Wanted("douyin", "A", 1), Wanted("tmall", "B", 3)
+A, B = ("douyin", "A", 1), ("tmall", "B", 3)
 
 
 class Clock:

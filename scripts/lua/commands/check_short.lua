@@ -26,7 +26,7 @@ function commands.check_short.apply(things, buyers)
   local verdicts, known = {}, {}
   for i, thing in ipairs(things) do verdicts[i] = verdict(thing) end
   for i, buyer_part in ipairs(buyers) do
-    if buyer.rows[buyer_part] then known[#known + 1] = i end
+    if buyer.bytes[buyer_part] then known[#known + 1] = i end
   end
   return { code.DONE, verdicts, known }
 end

@@ -4,8 +4,9 @@
 -- DONE {order} · ORDER_NOT_FOUND
 commands.get_order = { reads = 'order' }
 
+local FOUND_HEAD = array_header(2) .. cmsgpack.pack(code.DONE)
+
 function commands.get_order.apply(digest)
-  local record = order.get(digest, header.retention_ms)
-  if not record then return { code.ORDER_NOT_FOUND } end
-  return { code.DONE, record }
+  if not order.get(digest, header.retention_ms) then return { code.ORDER_NOT_FOUND } end
+  return nil, FOUND_HEAD .. order.pack_record(digest)
 end

@@ -4,12 +4,15 @@
 -- DONE {{{digest, order}, …}}
 commands.list_buyer_orders = { reads = 'buyer' }
 
+local LIST_HEAD, FOUND_ORDER = array_header(2) .. cmsgpack.pack(code.DONE), array_header(2) .. DIGEST_HEADER
+
 function commands.list_buyer_orders.apply(buyer_part)
   local digests, found = buyer.digests(buyer_part), {}
   order.load(digests)
   for _, digest in ipairs(digests) do
-    local record = order.get(digest, header.retention_ms)
-    if record then found[#found + 1] = { digest, record } end
+    if order.get(digest, header.retention_ms) then
+      found[#found + 1] = FOUND_ORDER .. digest .. order.pack_record(digest)
+    end
   end
-  return { code.DONE, found }
+  return nil, LIST_HEAD .. pack_array(#found, found)
 end

@@ -1,22 +1,21 @@
 -- buyer: each buyer of the batch with their orders of this sale, and what their limits look at.
 --
--- row  [order's part of the digest, record, …], the newest orders, oldest first; before them, of a buyer who has had
---      more: [parts of the digests of those that have moved out, oldest first, {sku = units of them that count}]
+-- row  [order, …], the newest orders, oldest first: each a string of its part of the digest and what is kept of it
+--      (includes/order.lua); before them, of a buyer who has had more: [parts of the digests of those that have moved
+--      out, oldest first, {sku = units of them that count}]
 -- A row is found by the buyer's part of an order's digest, so that an order and its buyer are one look-up, and one entry
 -- of a hash: most buyers have one order.
-local BUYER_PART, ORDER_PART = 12, 12 -- lengths; as in engine/domain/identifiers.py
 local ORDERS_IN_ROW_MAX = 4
 local ROW_BYTES_MAX = 4096 -- past it a row is not added to: its orders give way to the next one
 local BUYER_ORDERS_MAX = 100 -- that are listed; older ones are still found by their ids
-local PART_HEADER = string.char(0xa0 + ORDER_PART) -- MessagePack's, of a string of this length
-local DIGEST_HEADER = string.char(0xa0 + BUYER_PART + ORDER_PART)
+local ONE_ORDER = array_header(1) -- what a row of one order begins with
+local ONE_ORDER_BYTE = string.byte(ONE_ORDER)
 
-local ONE_ORDER = array_header(2) .. PART_HEADER -- what a row of one order begins with
-
--- changed: by the buyer's part, the row's new bytes, or true where they are still to be packed.
--- rows: by the buyer's part, the digests of the orders in the row, `moved` and the row's `bytes` beside them; the row's
---       bytes as they were read, until somebody looks into it; false where there is no row.
-buyer = { rows = {}, changed = {}, key = KEYS[5] }
+-- bytes: by the buyer's part, the row's; false where there is no row.
+-- rows: those that somebody has looked into, which count from then on: the digests of the orders in the row, `moved` and
+--       `size`, in bytes, beside them.
+-- changed: the buyers' parts of those to be written.
+buyer = { bytes = {}, rows = {}, changed = {}, key = KEYS[5] }
 local MOVED_PARTS, MOVED_UNITS = 1, 2
 
 function buyer.part_of(digest)
@@ -24,58 +23,71 @@ function buyer.part_of(digest)
 end
 
 local function read_row(part, packed)
-  local row, first = { bytes = #packed }, 1
-  local kept = cmsgpack.unpack(packed)
-  if type(kept[1]) == 'table' then
-    row.moved = kept[1]
-    first = 2
-  end
-  for i = first, #kept, 2 do
-    local digest = part .. kept[i]
-    row[#row + 1] = digest
-    order.records[digest] = kept[i + 1]
+  local row, orders = { size = #packed }, cmsgpack.unpack(packed)
+  if type(orders[1]) == 'table' then row.moved = table.remove(orders, 1) end
+  for i, packed_order in ipairs(orders) do
+    local digest = part .. string.sub(packed_order, 1, ORDER_PART)
+    row[i] = digest
+    order.kept[digest] = string.sub(packed_order, ORDER_PART + 1)
   end
   return row
 end
 
 function buyer.load(parts)
-  local rows, missing = buyer.rows, {}
+  local bytes, missing = buyer.bytes, {}
   for _, part in ipairs(parts) do
-    if rows[part] == nil then
-      rows[part] = false
+    if bytes[part] == nil then
+      bytes[part] = false
       missing[#missing + 1] = part
     end
   end
   if #missing == 0 then return end
   for i, packed in ipairs(hash_get(buyer.key, missing)) do
-    if packed then rows[missing[i]] = packed end
+    if packed then bytes[missing[i]] = packed end
   end
 end
 
 function buyer.row(part)
-  if buyer.rows[part] == nil then buyer.load({ part }) end
-  local row = buyer.rows[part]
-  if type(row) == 'string' then
-    row = read_row(part, row)
+  if buyer.bytes[part] == nil then buyer.load({ part }) end
+  local row, packed = buyer.rows[part], buyer.bytes[part]
+  if packed and not row then
+    row = read_row(part, packed)
     buyer.rows[part] = row
   end
-  return row or nil
+  return row
 end
 
-function buyer.has_moved_orders(part)
-  local row = buyer.row(part)
-  return row ~= nil and row.moved ~= nil
+local function one_order_row(order_part, kept)
+  return ONE_ORDER .. string_header(ORDER_PART + #kept) .. order_part .. kept
 end
 
-function buyer.mark_changed(digest)
-  buyer.changed[buyer.part_of(digest)] = true
+-- What is kept of an order, if it lies in its buyer's row; else nil, and whether orders have moved out of that.
+function buyer.kept_in_row(part, digest)
+  local packed, row = buyer.bytes[part], buyer.rows[part]
+  if packed and not row and string.byte(packed) == ONE_ORDER_BYTE then -- as almost all are: found without a table
+    local first = 2 + STRING_HEADER_LENGTH[string.byte(packed, 2)]
+    if string.sub(packed, first, first + ORDER_PART - 1) == string.sub(digest, BUYER_PART + 1) then
+      return string.sub(packed, first + ORDER_PART)
+    end
+    return nil, false
+  end
+  row = buyer.row(part)
+  return order.kept[digest], row and row.moved
+end
+
+function buyer.change_order(digest, kept)
+  local part = buyer.part_of(digest)
+  if not buyer.rows[part] then buyer.bytes[part] = one_order_row(string.sub(digest, BUYER_PART + 1), kept) end
+  buyer.changed[part] = true
 end
 
 local function add_units(units, record, times)
-  for _, line in ipairs(record[LINES]) do
-    local count = (units[line[2]] or 0) + times * line[3]
+  local lines = record[LINES]
+  for n = 1, #lines, 4 do
+    local sku, quantity = lines[n + 1], lines[n + 2]
+    local count = (units[sku] or 0) + times * quantity
     assert(count >= 0, 'a buyer would have bought less than nothing')
-    units[line[2]] = count > 0 and count or nil
+    units[sku] = count > 0 and count or nil
   end
 end
 
@@ -85,38 +97,40 @@ local function move_oldest(row)
   local digest = table.remove(row, 1)
   local record = order.move_out(digest)
   local parts = row.moved[MOVED_PARTS] .. string.sub(digest, BUYER_PART + 1)
-  row.moved[MOVED_PARTS] = string.sub(parts, -(BUYER_ORDERS_MAX - ORDERS_IN_ROW_MAX) * ORDER_PART)
+  row.moved[MOVED_PARTS] = string.sub(parts, -(BUYER_ORDERS_MAX - 1) * ORDER_PART) -- at least one lies in the row
   if order.counts(record) then add_units(row.moved[MOVED_UNITS], record, 1) end
 end
 
-function buyer.add_order(part, order_part, digest, packed)
-  if not buyer.rows[part] then
-    buyer.rows[part] = { digest, bytes = #packed }
-    buyer.changed[part] = ONE_ORDER .. order_part .. packed
-  else
-    local row = buyer.row(part)
-    while #row >= ORDERS_IN_ROW_MAX or (#row > 0 and row.bytes > ROW_BYTES_MAX) do move_oldest(row) end
-    row.bytes = (#row > 0 and row.bytes or 0) + #packed
-    row[#row + 1] = digest
-    buyer.changed[part] = true
+function buyer.add_order(part, order_part, digest, kept)
+  buyer.changed[part] = true
+  if not buyer.bytes[part] then
+    buyer.bytes[part] = one_order_row(order_part, kept)
+    return
   end
+  local row = buyer.row(part)
+  while #row >= ORDERS_IN_ROW_MAX or (#row > 0 and row.size > ROW_BYTES_MAX) do move_oldest(row) end
+  row.size = (#row > 0 and row.size or 0) + #kept
+  row[#row + 1] = digest
+  order.kept[digest] = kept
 end
 
 -- An order that has moved out of the row has changed: what counts of it may be more or less than before.
 function buyer.recount_moved(digest, before, after)
   local times = (order.counts(after) and 1 or 0) - (order.counts(before) and 1 or 0)
   if times == 0 then return end
-  add_units(buyer.row(buyer.part_of(digest)).moved[MOVED_UNITS], after, times)
-  buyer.mark_changed(digest)
+  local part = buyer.part_of(digest)
+  add_units(buyer.row(part).moved[MOVED_UNITS], after, times)
+  buyer.changed[part] = true
 end
 
--- The digests of the buyer's newest orders, the newest first.
+-- The digests of the buyer's newest orders, the newest first, at most BUYER_ORDERS_MAX.
 function buyer.digests(part)
   local row, found = buyer.row(part), {}
   if not row then return found end
   for i = #row, 1, -1 do found[#found + 1] = row[i] end
   local parts = row.moved and row.moved[MOVED_PARTS] or ''
-  for first = #parts - ORDER_PART + 1, 1, -ORDER_PART do
+  local last = math.max(1, #parts - (BUYER_ORDERS_MAX - #row) * ORDER_PART + 1)
+  for first = #parts - ORDER_PART + 1, last, -ORDER_PART do
     found[#found + 1] = part .. string.sub(parts, first, first + ORDER_PART - 1)
   end
   return found
@@ -193,20 +207,21 @@ function buyer.broken_limit(part, lines)
 end
 
 local function pack_row(row)
-  local pieces = { array_header(2 * #row + (row.moved and 1 or 0)) }
-  if row.moved then pieces[2] = cmsgpack.pack(row.moved) end
+  local pieces = { array_header(#row + (row.moved and 1 or 0)), row.moved and cmsgpack.pack(row.moved) or '' }
   for _, digest in ipairs(row) do
-    pieces[#pieces + 1] = PART_HEADER
+    local kept = order.kept[digest]
+    pieces[#pieces + 1] = string_header(ORDER_PART + #kept)
     pieces[#pieces + 1] = string.sub(digest, BUYER_PART + 1)
-    pieces[#pieces + 1] = order.packed(digest)
+    pieces[#pieces + 1] = kept
   end
   return table.concat(pieces)
 end
 
 function buyer.pack()
   local changed, count = {}, 0
-  for part, packed in pairs(buyer.changed) do
-    changed[count + 1], changed[count + 2] = part, packed == true and pack_row(buyer.rows[part]) or packed
+  for part in pairs(buyer.changed) do
+    local row = buyer.rows[part]
+    changed[count + 1], changed[count + 2] = part, row and pack_row(row) or buyer.bytes[part]
     count = count + 2
   end
   return function() call_in_pieces('HSET', buyer.key, changed) end

@@ -1,12 +1,31 @@
 -- due: the open holds by their deadlines, and which of them may end.
-local due = { changed = {}, key = KEYS[4], ranges = nil, is_any = nil, at = 1, offset = 0, exhausted = false }
+--
+-- A member of the sorted set is a *bunch*: the digests, one behind the other, of the holds that one batch made with one
+-- deadline, its score. The digest of a hold that ends before stays in its bunch, and is passed over when that comes due,
+-- which costs less than to take it out. But while few buy, a bunch is one digest, and takes as much room as many do: it
+-- goes with its hold.
+local DIGEST = BUYER_PART + ORDER_PART
+local REMOVED_MAX = 8 -- a batch that ends more holds than that is of a busy time
+local BUNCHES_AT_ONCE = 16 -- read in one go: from a kilobyte, of batches of one, to some hundred
+local due = {
+  added = {}, key = KEYS[4], ranges = nil, is_any = nil, at = 1, offset = 0, exhausted = false,
+  bunches = {}, -- read and not taken yet: {digest…, deadline, …}, as Redis gives them
+  bunch = 1, taken = 0, -- the place of the first of them in `bunches`, and how many bytes of it are taken
+  emptied = {}, -- those of which all or some is taken
+  removed = {}, -- digests of holds that have ended; each may be a bunch
+}
 
 function due.add(digest, deadline)
-  due.changed[digest] = deadline
+  local digests = due.added[deadline]
+  if not digests then
+    digests = {}
+    due.added[deadline] = digests
+  end
+  digests[#digests + 1] = digest
 end
 
 function due.remove(digest)
-  due.changed[digest] = false
+  due.removed[#due.removed + 1] = digest
 end
 
 -- The deadlines that count now: up to now, without those that have a grace which is not over. A grace begins where or
@@ -24,25 +43,41 @@ local function ranges_due()
   return ranges
 end
 
--- Up to `limit` digests of holds that may end now, the earliest first. Each is given once a batch, because nothing
--- leaves the index before the batch is committed.
-function due.take(limit)
+-- Read the next bunches that are due, the earliest first; none where all have been read. Nothing leaves the index before
+-- the batch is committed, so that each is read once a batch.
+local function read_bunches()
   due.ranges = due.ranges or ranges_due()
+  due.bunches, due.bunch, due.taken = {}, 1, 0
+  while #due.bunches == 0 and due.at <= #due.ranges do
+    local range = due.ranges[due.at]
+    due.bunches = redis.call(
+      'ZRANGEBYSCORE', due.key, range[1], range[2], 'WITHSCORES', 'LIMIT', due.offset, BUNCHES_AT_ONCE)
+    due.offset = due.offset + #due.bunches / 2
+    if #due.bunches < 2 * BUNCHES_AT_ONCE then due.at, due.offset = due.at + 1, 0 end
+  end
+  due.exhausted = #due.bunches == 0
+end
+
+-- Up to `limit` digests of holds that may end now, the earliest first, each given once a batch; and of holds that have
+-- ended in another way. They leave the index when the batch is committed.
+function due.take(limit)
   local found = {}
-  while #found < limit and not due.exhausted do
-    local range, wanted = due.ranges[due.at], limit - #found
-    local piece = redis.call('ZRANGEBYSCORE', due.key, range[1], range[2], 'LIMIT', due.offset, wanted)
-    for _, digest in ipairs(piece) do found[#found + 1] = digest end
-    due.offset = due.offset + #piece
-    if #piece < wanted then
-      due.at, due.offset = due.at + 1, 0
-      due.exhausted = due.at > #due.ranges
+  while #found < limit do
+    local bunch = due.bunches[due.bunch]
+    if not bunch then
+      read_bunches()
+      if due.exhausted then break end
+    else
+      found[#found + 1] = string.sub(bunch, due.taken + 1, due.taken + DIGEST)
+      if due.taken == 0 then due.emptied[#due.emptied + 1] = bunch end
+      due.taken = due.taken + DIGEST
+      if due.taken >= #bunch then due.bunch, due.taken = due.bunch + 2, 0 end
     end
   end
   return found
 end
 
--- Whether there is a hold that may end now and that this batch has not come to yet.
+-- Whether there may be a hold that may end now and that this batch has not come to yet.
 function due.any()
   if due.is_any == nil then
     due.ranges = due.ranges or ranges_due()
@@ -55,20 +90,20 @@ function due.any()
   return due.is_any
 end
 
+-- A bunch is put back under its deadline without what was taken of it.
 function due.pack()
-  local added, added_count, removed = {}, 0, {}
-  local last_deadline, last_text -- a batch's holds have one deadline, but for those made before `hold_ms` changed
-  for digest, deadline in pairs(due.changed) do
-    if deadline then
-      if deadline ~= last_deadline then last_deadline, last_text = deadline, integer_text(deadline) end
-      added[added_count + 1], added[added_count + 2] = last_text, digest
-      added_count = added_count + 2
-    else
-      removed[#removed + 1] = digest
-    end
+  local added = {}
+  for deadline, digests in pairs(due.added) do
+    added[#added + 1] = integer_text(deadline)
+    added[#added + 1] = table.concat(digests)
+  end
+  if due.taken > 0 then
+    added[#added + 1] = due.bunches[due.bunch + 1]
+    added[#added + 1] = string.sub(due.bunches[due.bunch], due.taken + 1)
   end
   return function()
+    call_in_pieces('ZREM', due.key, due.emptied)
+    if #due.removed <= REMOVED_MAX then call_in_pieces('ZREM', due.key, due.removed) end
     call_in_pieces('ZADD', due.key, added)
-    call_in_pieces('ZREM', due.key, removed)
   end
 end

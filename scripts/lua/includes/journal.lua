@@ -15,18 +15,18 @@ function journal.next_sequence()
   return state.sequence + 1
 end
 
--- Append a state change that is packed already, in two pieces; it takes the next number.
-function journal.append_packed(head, rest)
-  local n = journal.piece_count
-  journal.pieces[n + 1], journal.pieces[n + 2] = head, rest
-  journal.piece_count = n + 2
+-- Append a state change that is packed already, in three pieces; it takes the next number.
+function journal.append_packed(head, middle, rest)
+  local pieces, n = journal.pieces, journal.piece_count
+  pieces[n + 1], pieces[n + 2], pieces[n + 3] = head, middle, rest
+  journal.piece_count = n + 3
   journal.count = journal.count + 1
   state.sequence = state.sequence + 1
 end
 
 -- Append a state change; it takes the next number.
 function journal.append(change)
-  journal.append_packed('', cmsgpack.pack(change))
+  journal.append_packed('', cmsgpack.pack(change), '')
 end
 
 function journal.pack()

@@ -1,90 +1,155 @@
--- order: the orders of the batch, each found by its digest: 12 characters of its buyer, 12 of its own. A record is never
---        changed in place: a change makes a copy, so that a journal entry and a reply keep the order as it was.
+-- order: the orders of the batch, each found by its digest: 12 characters of its buyer, 12 of its own.
 --
--- record  [format, status, channel, buyer, reference, body digest, sequence, created, held until, discount, freight,
---          amount, currency, {{line_id, sku, quantity, unit price}, …}, {{sku, pool, quantity}, …}, version,
---          sequence of the last change, settled at, {{payment_id, amount, currency, fate, at}, …}]
+-- record  [format, status, channel, buyer, reference, whether its amount was expected, sequence, created, held until,
+--          discount, freight, amount, currency, {{line_id, sku, quantity, unit price}, …}, {{sku, pool, quantity}, …},
+--          version, sequence of the last change, settled at, {{payment_id, amount, currency, fate, at}, …}]
 --          as OrderRecord in engine/domain/orders.py; times in milliseconds, money in minor units. No units at all means
 --          that each line's are from `shared`, as almost all are.
--- ended   an order that has ended, as it is kept: what repeats need, and no more
---         [format, status, channel, buyer, reference, body digest, sequence, created, seconds held for, discount,
---          freight, amount, {line_id, sku, quantity, unit price, …}, version, changes of the sale until its last one,
---          id of the payment that settled it, milliseconds until then]
-local ORDER_FORMAT, ENDED_FORMAT = 2, 3
-local STATUS, CHANNEL, BUYER, REFERENCE, BODY_DIGEST, SEQUENCE, CREATED = 2, 3, 4, 5, 6, 7, 8
+-- kept    what lies in Redis of it: fields one behind the other, without an array around them.
+--         An open hold's are the record's up to the units: of what follows nothing has happened yet.
+--         An order's that has ended are what repeats need, and no more: format, status, channel, buyer, reference,
+--         whether its amount was expected, sequence, created (since the partition was made), seconds held for, discount,
+--         freight, changes of the sale until it ended, id of the payment that settled it, milliseconds until then,
+--         {line_id ('': the line's position), sku, quantity, unit price, …}
+--         Of one that ended in an odd way, or has changed since, they are all of the record's.
+--
+-- In memory a record is a table of these fields, but for its lines, which are flat: {line_id, sku, quantity, unit price,
+-- …}. It is never changed in place: a change makes a copy.
+local ORDER_FORMAT, ENDED_FORMAT = 3, 4
+local STATUS, CHANNEL, BUYER, REFERENCE, AMOUNT_EXPECTED, SEQUENCE, CREATED = 2, 3, 4, 5, 6, 7, 8
 local HELD_UNTIL, DISCOUNT, FREIGHT, AMOUNT, CURRENCY, LINES, UNITS, VERSION = 9, 10, 11, 12, 13, 14, 15, 16
 local CHANGED_SEQUENCE, SETTLED_AT, PAYMENTS = 17, 18, 19
 local order_status = { HELD = 1, SETTLED = 2, CANCELLED = 3, EXPIRED = 4, REFUND_DUE = 5 }
 local order_status_name = { 'held', 'settled', 'cancelled', 'expired', 'refund_due' }
 local payment_fate = { SETTLED = 1, TOO_LATE = 2, DUPLICATE = 3 }
-local ENDED_HEAD = array_header(17)
+local BUYER_PART, ORDER_PART = 12, 12 -- lengths of a digest's; as in engine/domain/identifiers.py
+local DIGEST_HEADER = string_header(BUYER_PART + ORDER_PART)
+local RECORD_HEADER, LINE_HEADER, ONE_LINE = array_header(PAYMENTS), array_header(4), array_header(1)
+local ONE_LINE_HEAD, THREE, FOUR = ONE_LINE .. LINE_HEADER, array_header(3), array_header(4)
+local FORMAT, NONE = cmsgpack.pack(ORDER_FORMAT), {} -- no units of its own, no payments: of records that have none
+local FIRST_VERSION, NOT_SETTLED_NOR_PAID = cmsgpack.pack(1), cmsgpack.pack(0, {})
 local PAYMENTS_MAX = 200 -- payments kept with one order; one more is a CONFLICT, for a person to look at
 
--- records: by digest, a record, false where there is none, or the bytes of one that nobody has looked into yet.
+-- kept: by digest, the bytes; false where there is no such order. records: those that somebody has looked into.
 -- moved: those that do not lie in their buyer's row (includes/buyer.lua), but in a hash of their own.
 local buyer -- includes/buyer.lua: the two lean on each other
-local order = { records = {}, moved = {}, changed = {}, key = KEYS[3] }
+local order = { kept = {}, records = {}, moved = {}, changed = {}, key = KEYS[3] }
 
-local function read_ended(e)
-  local record = {
-    ORDER_FORMAT, e[2], e[3], e[4], e[5], e[6], e[7], e[8], e[8] + e[9] * 1000, e[10], e[11], e[12], state.currency,
-    {}, {}, e[14], e[7] + e[15], 0, {},
+-- Format and status, which are the first two bytes whatever the form.
+local function form_of(kept)
+  return string.byte(kept, 1, 2)
+end
+
+local function flatten(lines)
+  local flat = {}
+  for i, line in ipairs(lines) do
+    local n = 4 * i
+    flat[n - 3], flat[n - 2], flat[n - 1], flat[n] = line[1], line[2], line[3], line[4]
+  end
+  return flat
+end
+
+-- The line id that the line at `n` of flat lines has if its sender gave it none.
+local function position_text(n)
+  return n == 1 and '1' or integer_text((n + 3) / 4)
+end
+
+-- The lines and the units of an open hold, which its bytes end with.
+local function read_lines(kept, after)
+  if string.sub(kept, after + 1, after + 2) == ONE_LINE_HEAD then -- as almost all: read without the tables around it
+    local behind, line_id, sku, quantity, price = cmsgpack.unpack_limit(kept, 4, after + 2)
+    if behind == #kept - 1 then return { line_id, sku, quantity, price }, NONE end -- one byte is left: no units
+  end
+  local lines, units = cmsgpack.unpack(string.sub(kept, after + 1))
+  return flatten(lines), units
+end
+
+-- Beside the record's fields it has the place where its sequence ends: what is before that, an ended order keeps as well.
+local SEQUENCE_END = PAYMENTS + 1
+
+local function read_open(kept)
+  local sequence_end, _, status, channel, buyer_id, reference, expected, sequence = cmsgpack.unpack_limit(
+    kept, SEQUENCE)
+  local after, created, held_until, discount, freight, amount, currency = cmsgpack.unpack_limit(
+    kept, CURRENCY - SEQUENCE, sequence_end)
+  local lines, units = read_lines(kept, after)
+  return {
+    ORDER_FORMAT, status, channel, buyer_id, reference, expected, sequence, created, held_until, discount, freight,
+    amount, currency, lines, units, 1, sequence, 0, NONE, sequence_end,
   }
-  local flat = e[13]
-  for i = 1, #flat, 4 do
-    record[LINES][#record[LINES] + 1] = { flat[i], flat[i + 1], flat[i + 2], flat[i + 3] }
+end
+
+local function read_ended(kept)
+  local _, status, channel, buyer_id, reference, expected, sequence, created, seconds, discount, freight, changes,
+    payment_id, until_settled, lines = cmsgpack.unpack(kept)
+  local amount = freight - discount
+  for n = 1, #lines, 4 do
+    if lines[n] == '' then lines[n] = position_text(n) end
+    amount = amount + lines[n + 2] * lines[n + 3]
   end
-  if e[16] ~= '' then
-    record[SETTLED_AT] = record[CREATED] + e[17]
-    record[PAYMENTS][1] = { e[16], record[AMOUNT], record[CURRENCY], payment_fate.SETTLED, record[SETTLED_AT] }
+  created = created + state.made_at
+  local settled_at, payments = 0, NONE
+  if payment_id ~= '' then
+    settled_at = created + until_settled
+    payments = { { payment_id, amount, state.currency, payment_fate.SETTLED, settled_at } }
   end
+  return {
+    ORDER_FORMAT, status, channel, buyer_id, reference, expected, sequence, created, created + seconds * 1000, discount,
+    freight, amount, state.currency, lines, NONE, 2, sequence + changes, settled_at, payments,
+  }
+end
+
+local function read_whole(kept)
+  local record = { cmsgpack.unpack(kept) }
+  record[LINES] = flatten(record[LINES])
   return record
 end
 
--- The bytes to keep of a record. What is odd is kept whole: payments due for refund, units of a channel's own pool.
-local function pack_to_keep(record)
-  local payments, flat = record[PAYMENTS], {}
-  local is_plain = #record[UNITS] == 0 and record[CURRENCY] == state.currency
-    and (#payments == 0 or #payments == 1 and payments[1][4] == payment_fate.SETTLED)
-  if record[STATUS] == order_status.HELD or not is_plain then return cmsgpack.pack(record) end
-  for _, line in ipairs(record[LINES]) do
-    local n = #flat
-    flat[n + 1], flat[n + 2], flat[n + 3], flat[n + 4] = line[1], line[2], line[3], line[4]
-  end
-  return ENDED_HEAD .. cmsgpack.pack(
-    ENDED_FORMAT, record[STATUS], record[CHANNEL], record[BUYER], record[REFERENCE], record[BODY_DIGEST],
-    record[SEQUENCE], record[CREATED], (record[HELD_UNTIL] - record[CREATED]) / 1000, record[DISCOUNT],
-    record[FREIGHT], record[AMOUNT], flat, record[VERSION], record[CHANGED_SEQUENCE] - record[SEQUENCE],
-    payments[1] and payments[1][1] or '', payments[1] and record[SETTLED_AT] - record[CREATED] or 0)
+local function read_record(kept)
+  local format, status = form_of(kept)
+  if format == ENDED_FORMAT then return read_ended(kept) end
+  if format ~= ORDER_FORMAT then error('an order is of a format that this script does not read') end
+  return status == order_status.HELD and read_open(kept) or read_whole(kept)
 end
 
 -- Read the orders that are named, those that moved out of their buyers' rows too.
 function order.load(digests)
-  local buyers, moved = {}, {}
-  for i, digest in ipairs(digests) do buyers[i] = buyer.part_of(digest) end
-  buyer.load(buyers)
+  local parts, moved = {}, {}
+  for i, digest in ipairs(digests) do parts[i] = buyer.part_of(digest) end
+  buyer.load(parts)
   for i, digest in ipairs(digests) do
-    if order.records[digest] == nil then
-      order.records[digest] = false
-      if buyer.has_moved_orders(buyers[i]) then moved[#moved + 1] = digest end
+    if order.kept[digest] == nil then
+      local kept, has_moved_orders = buyer.kept_in_row(parts[i], digest)
+      order.kept[digest] = kept or false
+      if not kept and has_moved_orders then moved[#moved + 1] = digest end
     end
   end
-  for i, packed in ipairs(hash_get(order.key, moved)) do
-    if packed then
-      order.records[moved[i]] = packed
+  for i, kept in ipairs(hash_get(order.key, moved)) do
+    if kept then
+      order.kept[moved[i]] = kept
       order.moved[moved[i]] = true
     end
   end
 end
 
 function order.find(digest)
-  if order.records[digest] == nil then order.load({ digest }) end
-  local record = order.records[digest]
-  if not record then return nil end
-  if type(record) == 'string' then record = cmsgpack.unpack(record) end
-  if record[1] == ENDED_FORMAT then record = read_ended(record) end
-  order.records[digest] = record
+  local record, kept = order.records[digest], order.kept[digest]
+  if kept == nil then
+    order.load({ digest })
+    kept = order.kept[digest]
+  end
+  if kept and not record then
+    record = read_record(kept)
+    order.records[digest] = record
+  end
   return record
+end
+
+-- Whether there is such an order and it is an open hold; to look at its bytes is enough.
+function order.is_held(digest)
+  if order.kept[digest] == nil then order.load({ digest }) end
+  local kept = order.kept[digest]
+  return kept and select(2, form_of(kept)) == order_status.HELD
 end
 
 -- The order, or nil; also nil once its time to be read here is over.
@@ -100,40 +165,75 @@ function order.get_to_end(digest, retention_ms)
   return order.get(digest, retention_ms)
 end
 
--- Where the order's units come from: {{sku, pool, quantity}, …}.
-function order.units(record)
-  if #record[UNITS] > 0 then return record[UNITS] end
-  local units = {}
-  for i, line in ipairs(record[LINES]) do units[i] = { line[2], 'shared', line[3] } end
-  return units
+-- A line, packed. A batch's are mostly alike, so that the last one of each SKU is remembered.
+local last_lines = {}
+
+local function pack_line(line_id, sku, quantity, price)
+  local last = last_lines[sku]
+  if not last or last[1] ~= line_id or last[2] ~= quantity or last[3] ~= price then
+    last = { line_id, quantity, price, LINE_HEADER .. cmsgpack.pack(line_id, sku, quantity, price) }
+    last_lines[sku] = last
+  end
+  return last[4]
+end
+
+local function pack_lines(flat)
+  local pieces, count = {}, 0
+  for n = 1, #flat, 4 do
+    count = count + 1
+    pieces[count] = pack_line(flat[n], flat[n + 1], flat[n + 2], flat[n + 3])
+  end
+  return pack_array(count, pieces)
+end
+
+local function pack_whole(record)
+  return RECORD_HEADER .. cmsgpack.pack(unpack(record, 1, CURRENCY)) .. pack_lines(record[LINES])
+    .. cmsgpack.pack(unpack(record, UNITS, PAYMENTS))
+end
+
+-- An order's whole record, packed, as answers have it.
+function order.pack_record(digest)
+  local record = order.find(digest)
+  local kept = order.kept[digest]
+  local format, status = form_of(kept)
+  if format == ENDED_FORMAT then return pack_whole(record) end
+  if status ~= order_status.HELD then return RECORD_HEADER .. kept end
+  return RECORD_HEADER .. kept .. FIRST_VERSION .. cmsgpack.pack(record[SEQUENCE]) .. NOT_SETTLED_NOR_PAID
 end
 
 -- A copy of an order that a state change is about to make, with the number that this change will take.
-function order.next_version(before)
+function order.next_version(before, status)
   local after = { unpack(before, 1, PAYMENTS) }
+  after[STATUS] = status
   after[VERSION] = before[VERSION] + 1
   after[CHANGED_SEQUENCE] = journal.next_sequence()
   return after
 end
 
--- Put a new order, as the bytes of its record, into its buyer's row.
-function order.insert(buyer_part, order_part, digest, packed)
-  order.records[digest] = packed
-  buyer.add_order(buyer_part, order_part, digest, packed)
+-- Put a new order, as what is kept of it, into its buyer's row.
+function order.insert(buyer_part, order_part, digest, kept)
+  order.kept[digest] = nil -- somebody may have asked before it was there
+  buyer.add_order(buyer_part, order_part, digest, kept)
 end
 
--- Put an order's next state in the place of the one before, with its journal entry: {kind, digest, order}, and `more`,
--- packed, behind them where the kind has it. Returns the order, packed.
-function order.replace(digest, after, kind, more)
-  local before, packed = order.records[digest], cmsgpack.pack(after)
-  order.records[digest] = after
-  journal.append_packed(array_header(more and 4 or 3) .. cmsgpack.pack(kind, digest), packed .. (more or ''))
-  if order.moved[digest] then
+-- Put an order's next state in the place of the one before: what is `kept` of it, and its whole record, packed, in the
+-- journal entry {kind, digest, order}, with `more`, packed, behind them where the kind has it.
+function order.change(digest, kind, packed, kept, more)
+  journal.append_packed((more and FOUR or THREE) .. pack_cached(kind) .. DIGEST_HEADER .. digest, packed, more or '')
+  local before = order.moved[digest] and order.find(digest)
+  order.kept[digest], order.records[digest] = kept, nil
+  if before then
     order.changed[digest] = true
-    buyer.recount_moved(digest, before, after)
+    buyer.recount_moved(digest, before, order.find(digest))
   else
-    buyer.mark_changed(digest)
+    buyer.change_order(digest, kept)
   end
+end
+
+-- The same of an order that had ended before: it is kept whole from then on. Returns its record, packed.
+function order.replace(digest, after, kind)
+  local packed = pack_whole(after)
+  order.change(digest, kind, packed, string.sub(packed, #RECORD_HEADER + 1))
   return packed
 end
 
@@ -151,8 +251,7 @@ end
 
 -- Add a payment {payment_id, amount, currency} to a copy made by next_version.
 function order.add_payment(record, payment, fate)
-  local payments = {}
-  for i, earlier in ipairs(record[PAYMENTS]) do payments[i] = earlier end
+  local payments = { unpack(record[PAYMENTS]) }
   payments[#payments + 1] = { payment[1], payment[2], payment[3], fate, now }
   record[PAYMENTS] = payments
 end
@@ -164,19 +263,11 @@ function order.find_payment(record, payment_id)
   return nil
 end
 
--- The bytes to keep of an order of this batch.
-function order.packed(digest)
-  local record = order.records[digest]
-  if type(record) == 'string' then return record end
-  if record[1] == ENDED_FORMAT then return cmsgpack.pack(record) end
-  return pack_to_keep(record)
-end
-
 function order.pack()
   local changed = {}
   for digest in pairs(order.changed) do
     changed[#changed + 1] = digest
-    changed[#changed + 1] = order.packed(digest)
+    changed[#changed + 1] = order.kept[digest]
   end
   return function() call_in_pieces('HSET', order.key, changed) end
 end

@@ -5,14 +5,32 @@ local function array_header(count)
   return struct.pack('>BI4', 0xdd, count)
 end
 
--- A number, packed; most of a batch's are the same few: prices, amounts, zeros.
-local packed_numbers = {}
+-- What goes before a string's bytes.
+local string_headers = {}
 
-local function pack_number(number)
-  local packed = packed_numbers[number]
+local function string_header(length)
+  local header = string_headers[length]
+  if not header then
+    if length < 32 then header = string.char(0xa0 + length)
+    elseif length < 256 then header = string.char(0xd9, length)
+    elseif length < 65536 then header = struct.pack('>BI2', 0xda, length)
+    else header = struct.pack('>BI4', 0xdb, length) end
+    string_headers[length] = header
+  end
+  return header
+end
+
+-- How long that is, by its first byte, for strings of more than 31 bytes.
+local STRING_HEADER_LENGTH = { [0xd9] = 2, [0xda] = 3, [0xdb] = 5 }
+
+-- A value, packed, of a kind of which a batch has few: prices, amounts, channels, times, the currency.
+local packed_values = {}
+
+local function pack_cached(value)
+  local packed = packed_values[value]
   if not packed then
-    packed = cmsgpack.pack(number)
-    packed_numbers[number] = packed
+    packed = cmsgpack.pack(value)
+    packed_values[value] = packed
   end
   return packed
 end

@@ -13,13 +13,15 @@
 -- style_limits     packed map of style → units
 -- ever_held        1 once a hold has succeeded: the currency is fixed from then on
 -- recent_commands  packed: operators' commands of the last minutes, as in includes/recent_commands.lua
+-- made_at          when the partition was made; times of ended orders count from it
 -- opened_at        when the guard last opened the partition
 -- graces           packed list of {from, to, until}: deadlines behind `from` and up to `to` are extended to `until`
 -- retired          1 once the sale's orders have left Redis for good
 local state = {
   status = '', run = '', frozen = '', currency = '', style_limits = '', recent_commands = '', graces = '',
   epoch = 0, sequence = 0, clock = 0, persisted = 0, version = 0, hold_ms = 0, buyer_limit = 0, opens_at = 0,
-  closes_at = 0, closed_at = 0, ever_held = 0, opened_at = 0, retired = 0,
+  closes_at = 0, closed_at = 0, ever_held = 0, made_at = 0, opened_at = 0,
+  retired = 0,
   changed = {}, key = KEYS[1],
 }
 
@@ -31,14 +33,6 @@ function state.read()
     local name, value = fields[i], fields[i + 1]
     state[name] = state[name] == 0 and tonumber(value) or value
   end
-end
-
--- The currency, packed, as every new order's record and answer have it.
-function state.packed_currency()
-  if state.packed_currency_of ~= state.currency then
-    state.packed_currency_of, state.packed_currency_text = state.currency, cmsgpack.pack(state.currency)
-  end
-  return state.packed_currency_text
 end
 
 -- Change a field; it is written with everything else when the batch is committed.

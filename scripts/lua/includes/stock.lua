@@ -61,7 +61,7 @@ end
 
 -- Add units to a pool, or take them out where the number is negative; a pool is never made negative.
 function stock.add(sku, pool, quantity)
-  local row = stock.rows[sku]
+  local row = stock.row(sku)
   local units = stock.in_pool(row, pool) + quantity
   assert(units >= 0, 'a pool would be negative')
   if pool == 'withheld' then
@@ -74,7 +74,7 @@ end
 
 -- Add to allocated, held or settled.
 function stock.count(sku, column, quantity)
-  local row = stock.rows[sku]
+  local row = stock.row(sku)
   row[column] = row[column] + quantity
   assert(row[column] >= 0, 'a count would be negative')
   stock.changed[sku] = true
@@ -87,6 +87,30 @@ function stock.take(sku, row, pool, quantity, column)
   if units < 0 then error('a pool would be negative') end
   pools[pool] = units
   row[column] = row[column] + quantity
+  stock.changed[sku] = true
+end
+
+-- Held units go back into a pool, or out of the sale where there is none.
+function stock.give_back(sku, pool, quantity)
+  local row = stock.row(sku)
+  local held = row[HELD] - quantity
+  if held < 0 then error('a count would be negative') end
+  row[HELD] = held
+  if pool then
+    row[POOLS][pool] = (row[POOLS][pool] or 0) + quantity
+  else
+    row[ALLOCATED] = row[ALLOCATED] - quantity
+  end
+  stock.changed[sku] = true
+end
+
+-- Held units are paid for.
+function stock.settle(sku, quantity)
+  local row = stock.row(sku)
+  local held = row[HELD] - quantity
+  if held < 0 then error('a count would be negative') end
+  row[HELD] = held
+  row[SETTLED] = row[SETTLED] + quantity
   stock.changed[sku] = true
 end
 

@@ -1,4 +1,4 @@
--- units: taking an order's units out of their pools, and giving them back. `lines` is {line_id, sku, quantity, …}.
+-- units: taking an order's units out of their pools. `lines` is {line_id, sku, quantity, …}.
 
 -- The first line that its channel's own pool and `shared` cannot serve together: its SKU; nil if all can be served.
 local function short_sku_of(lines, channel)
@@ -25,7 +25,7 @@ end
 
 -- Take the lines' units, a channel's own pool first and the rest from `shared`, into a column, HELD or SETTLED.
 -- Returns where they came from, {{sku, pool, quantity}, …}; nil where all are from `shared`, line by line.
-local function take_units(lines, channel, column)
+function take_units(lines, channel, column)
   local from
   for i = 2, #lines, 3 do
     local sku, quantity = lines[i], lines[i + 1]
@@ -42,28 +42,4 @@ local function take_units(lines, channel, column)
     end
   end
   return from
-end
-
--- Give held units back to the pools they came from; out of the sale if it has closed. Returns whether they returned.
-local function return_units(units)
-  local open = state.status ~= 'closed'
-  for _, taken in ipairs(units) do
-    stock.row(taken[1])
-    stock.count(taken[1], HELD, -taken[3])
-    if open then
-      stock.add(taken[1], taken[2], taken[3])
-    else
-      stock.count(taken[1], ALLOCATED, -taken[3])
-    end
-  end
-  return open
-end
-
--- End a hold without payment: CANCELLED or EXPIRED. Returns the order after it, packed.
-local function give_back(digest, before, status, kind)
-  local after = order.next_version(before)
-  after[STATUS] = status
-  local returned = return_units(order.units(before))
-  due.remove(digest)
-  return order.replace(digest, after, kind, cmsgpack.pack(returned))
 end
