@@ -21,7 +21,7 @@ def children_of(pid: int) -> list[int]:
     """The children that a process has now."""
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it has ended: before, or while it was looked at
         return []
     found = []
     for thread in threads:
