@@ -87,7 +87,9 @@ class _Visit:
         self._note_run(measure, run)
         self._note_cpu(measure, run, spent(cpu_before, engine.cpu_seconds()), last - first)
         self._note(f"{measure}.ledger_lag", ledger_seconds, "s")
-        self._require_between(measure, engine.held(sale_id), last - first + 1, last - first + 1)
+        # what wrk left unanswered in one gateway may be decided behind what is asked of another
+        under_way = connections if len(engine.endpoints["processes"]["gateway"]) > 1 else 0
+        self._require_between(measure, engine.held(sale_id), last - first + 1, last - first + 1 + under_way)
 
     def sold_out(self, connections: int) -> None:
         """Nothing is left; one request in a hundred repeats an order that was accepted, and must get it."""
