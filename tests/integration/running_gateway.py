@@ -170,5 +170,7 @@ def wait_until_refused(port: int, seconds: float = 3.0) -> None:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except ConnectionRefusedError:
             return
+        except ConnectionResetError:
+            continue  # it was let in as the door closed; the next one will be refused
         assert time.monotonic() < deadline, "connections are accepted still"
         time.sleep(0.01)
