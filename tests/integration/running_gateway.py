@@ -171,6 +171,6 @@ def wait_until_refused(port: int, seconds: float = 3.0) -> None:
         except ConnectionRefusedError:
             return
         except ConnectionResetError:
-            continue  # it was let in as the door closed; the next one will be refused
+            pass  # it was let in as the door closed; the next one will be refused
         assert time.monotonic() < deadline, "connections are accepted still"
         time.sleep(0.01)
