@@ -173,7 +173,7 @@ class Folding:
     """
 
     def __init__(self, place: Place, era: int) -> None:
-        """`era` is what rows of orders are found by (v0002)."""
+        """`era` is what rows of orders are found by (search_keys.py)."""
         self.sale_id, self.partition_id, self.start, sale = place
         self.sequence = self.start
         """The last entry that was folded."""

@@ -376,7 +376,7 @@ class Batcher:
             self._waiting_commands += len(request.commands)
 
     def _answer_group(self, group: _Request, replies: Replies, asked_at: float) -> list[_Request]:
-        """Answer those that have come to an end; returns the group of those, if any, that must ask again."""
+        """Answer those that have come to an end; returns those, each by itself, that must ask again."""
         unfinished: set[int] = set()
         for position, reply in enumerate(replies):
             if reply.outcome is _SOLD_OUT:
